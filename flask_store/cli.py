@@ -1,0 +1,64 @@
+"""The ``flask store`` commands."""
+
+from __future__ import annotations
+
+import io
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+from werkzeug.datastructures import FileStorage
+
+from .config import Settings
+from .exceptions import StoreError
+from .stores.base import BaseStore
+
+store = AppGroup("store", help="Look after the application's file store.")
+
+# Parts of a setting's key that make its value a secret.
+_SECRET_WORDS = ("KEY", "PASSWORD", "SECRET", "TOKEN")
+
+
+@store.command("check")
+def check() -> None:
+    """Show the settings and try the store; exit with 1 if anything is wrong."""
+    provider = current_app.extensions["store"].provider
+    for key in sorted(key for key in current_app.config if key.startswith("STORE_")):
+        click.echo(f"{key} = {_shown(key, current_app.config[key])}")
+    click.echo(f"Store: {provider.__module__}.{provider.__qualname__}")
+    click.echo(f"Route: {_route() or 'none'}")
+    problems = _problems(provider)
+    for problem in problems:
+        click.echo(f"Wrong: {problem}", err=True)
+    if problems:
+        raise SystemExit(1)
+    click.echo("The store can be written, and nothing is wrong.")
+
+
+def _shown(key: str, value: object) -> str:
+    if value and any(word in key for word in _SECRET_WORDS):
+        return "********"
+    return oct(value) if key.endswith("_MODE") and isinstance(value, int) else repr(value)
+
+
+def _route() -> str | None:
+    rules = current_app.url_map.iter_rules()
+    return next((rule.rule for rule in rules if rule.endpoint == "flask_store.file"), None)
+
+
+def _problems(provider: type[BaseStore]) -> list[str]:
+    try:
+        Settings(current_app).check(provider.REQUIRED_CONFIGURATION)
+        _try_to_write(provider())
+    except (StoreError, OSError) as error:
+        return [str(error)]
+    return []
+
+
+def _try_to_write(store: BaseStore) -> None:
+    """Save a small file and delete it again."""
+    saved = store.save(FileStorage(io.BytesIO(b"flask store check"), filename="flask-store-check.txt"))
+    try:
+        saved.delete()
+    except NotImplementedError as error:
+        raise StoreError(f"{saved} was written and stays in the store: {error}") from error

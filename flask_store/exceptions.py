@@ -1,0 +1,45 @@
+"""The errors that Flask-Store raises, all below :class:`StoreError`."""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Something about a store went wrong. Base class of the other errors."""
+
+
+class NotConfiguredError(StoreError):
+    """A setting is wrong, or a setting or an optional package is missing.
+
+    The message names the setting or the package and says what to do.
+    """
+
+
+class InvalidNameError(StoreError, ValueError):
+    """A file name, path or destination that no store accepts."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name!r} is no valid name for a stored file: {reason}")
+        #: The refused name, as it was given.
+        self.name = name
+
+
+class NotFoundError(StoreError, FileNotFoundError):
+    """There is no such file in the store."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no file {name!r} in the store")
+        #: The name that was asked for.
+        self.name = name
+
+
+class AlreadyExistsError(StoreError, FileExistsError):
+    """The name is taken, and no free one was found."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is already a file {name!r} in the store")
+        #: The name that is taken.
+        self.name = name
+
+
+class ServiceError(StoreError):
+    """The disk or the service behind a store failed; ``__cause__`` is its own error."""

@@ -1,0 +1,137 @@
+"""``StoreFile``: one stored file."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import BinaryIO
+
+from . import naming
+from .exceptions import InvalidNameError
+from .extension import store_provider
+from .stores.base import BaseStore
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://|//|data:", re.IGNORECASE)
+
+
+class StoreFile:
+    """A file in the store of an application, known by its place; that it is there is not checked.
+
+    It remembers its application, so that it can be used without an application context once it is made. Paths and
+    URLs are told by settings alone; ``size``, ``content_type``, ``last_modified`` and :meth:`exists` ask the store
+    each time. Two of them are equal if they name the same place of the same application.
+
+    :param filename: Name of the file in its destination.
+    :param destination: Directory below the root of the store.
+    :raises InvalidNameError: If either is not safe.
+    """
+
+    def __init__(self, filename: str, destination: str | None = None) -> None:
+        self._set_place(store_provider()(destination=destination), filename)
+
+    def _set_place(self, provider: BaseStore, filename: str) -> None:
+        naming.check(filename)
+        #: The store that keeps the file, with its destination.
+        self.provider = provider
+        self.filename = filename
+
+    @classmethod
+    def of(cls, provider: BaseStore, filename: str) -> StoreFile:
+        """Return the file of a name in the destination of a store: what a store's ``save`` returns."""
+        file = cls.__new__(cls)
+        file._set_place(provider, filename)
+        return file
+
+    @classmethod
+    def from_path(cls, path: str) -> StoreFile:
+        """Return the file of a relative path, such as ``photos/a.jpg``: what a database keeps.
+
+        :raises InvalidNameError: If the path is not safe, or is a URL.
+        """
+        destination, _, filename = check_relative_path(path).rpartition("/")
+        return cls(filename, destination or None)
+
+    @property
+    def destination(self) -> str | None:
+        """Directory below the root of the store, or None."""
+        return self.provider.destination
+
+    def absolute_path(self) -> str:
+        """Return the path on disk, or the full key on S3."""
+        return self.provider.join(self.provider.store_path, self.filename)
+
+    def relative_path(self) -> str:
+        """Return the path from the root of the store, such as ``photos/a.jpg``: what a database keeps."""
+        return self.provider.relative_path(self.filename)
+
+    def absolute_url(self) -> str:
+        """Return the URL, with ``STORE_DOMAIN`` in front if that is set."""
+        return self.provider.absolute_url(self.filename)
+
+    def relative_url(self) -> str:
+        """Return the URL without the domain."""
+        return self.provider.relative_url(self.filename)
+
+    def open(self) -> BinaryIO:
+        """Return a readable, seekable stream of the bytes; the caller closes it.
+
+        :raises NotFoundError: If the file is not there.
+        """
+        return self.provider.open(self.filename)
+
+    def delete(self) -> None:
+        """Delete the file. That it is gone already is fine."""
+        self.provider.delete(self.filename)
+
+    def exists(self) -> bool:
+        """Return whether the file is there."""
+        return self.provider.exists(self.filename)
+
+    @property
+    def size(self) -> int:
+        """Size in bytes.
+
+        :raises NotFoundError: If the file is not there.
+        """
+        return self.provider.stat(self.filename).size
+
+    @property
+    def content_type(self) -> str:
+        """Media type that the name tells.
+
+        :raises NotFoundError: If the file is not there.
+        """
+        return self.provider.stat(self.filename).content_type
+
+    @property
+    def last_modified(self) -> datetime:
+        """Time of the last change, in UTC.
+
+        :raises NotFoundError: If the file is not there.
+        """
+        return self.provider.stat(self.filename).last_modified
+
+    def __str__(self) -> str:
+        return self.relative_path()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.relative_path()!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StoreFile):
+            return NotImplemented
+        return self.provider.app is other.provider.app and self.relative_path() == other.relative_path()
+
+    def __hash__(self) -> int:
+        return hash((id(self.provider.app), self.relative_path()))
+
+
+def check_relative_path(path: str) -> str:
+    """Return ``path`` if it can be the relative path of a stored file.
+
+    :raises InvalidNameError: If it is not safe, or is a URL.
+    """
+    if _URL.match(path):
+        raise InvalidNameError(path, "it is a URL; store the relative path, str(store_file), and ask absolute_url()")
+    naming.check_path(path)
+    return path

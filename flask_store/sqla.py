@@ -1,0 +1,46 @@
+"""``StoreFileType``: a stored file in a column of an SQLAlchemy model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .exceptions import NotConfiguredError
+from .files import StoreFile, check_relative_path
+
+try:
+    from sqlalchemy import Dialect, String, TypeDecorator
+    from sqlalchemy.sql import operators
+    from sqlalchemy.types import TypeEngine
+except ImportError as error:
+    raise NotConfiguredError("flask_store.sqla needs SQLAlchemy: pip install Flask-Store[sqlalchemy]") from error
+
+
+class StoreFileType(TypeDecorator[StoreFile]):
+    """Keeps the relative path of a file in a string column and gives it back as a ``StoreFile``.
+
+    Takes a ``StoreFile`` or a relative path. Rows are loaded inside an application context, as everywhere with
+    Flask-SQLAlchemy.
+
+    :param length: Longest path, in characters.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, length: int = 1024) -> None:
+        super().__init__(length)
+
+    def process_bind_param(self, value: StoreFile | str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, StoreFile | str):
+            raise TypeError(f"a StoreFileType column takes a StoreFile or its relative path, not {value!r}")
+        return check_relative_path(str(value))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StoreFile | None:
+        return None if value is None else StoreFile.from_path(value)
+
+    def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
+        # A pattern or the start of a path is no path.
+        whole = (operators.eq, operators.ne, operators.in_op, operators.not_in_op, operators.is_, operators.is_not)
+        return self if op in whole else self.impl_instance

@@ -1,0 +1,217 @@
+"""The interface of every store."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import mimetypes
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NoReturn, TypeVar
+from urllib.parse import quote
+
+from flask import Flask, current_app
+
+from .. import naming, transaction
+from ..config import Settings
+from ..exceptions import AlreadyExistsError
+
+if TYPE_CHECKING:
+    from werkzeug.datastructures import FileStorage
+
+    from ..files import StoreFile
+
+S = TypeVar("S", bound="BaseStore")
+
+# A taken name is met again after adding 80 random bits only where `exists` is broken.
+_MAX_TRIES = 5
+
+
+@dataclass(frozen=True)
+class FileStat:
+    """What a store knows of a file."""
+
+    #: In bytes.
+    size: int
+    #: Told by the name, never by the client.
+    content_type: str
+    #: With a time zone: UTC.
+    last_modified: datetime
+
+
+def guess_content_type(name: str) -> str:
+    """Return the media type that a name tells, ``application/octet-stream`` where it tells none.
+
+    What is compressed is not what it contains: ``page.html.gz`` is a gzip file.
+    """
+    content_type, encoding = mimetypes.guess_type(name)
+    if encoding is not None:
+        content_type = "application/gzip" if encoding == "gzip" else None
+    return content_type or "application/octet-stream"
+
+
+class BaseStore:
+    """Keeps files for one application, in one destination.
+
+    A store of your own overrides at least :meth:`join`, :meth:`exists` and :meth:`save`; names, URLs, ``StoreFile``
+    and forms then work. ``save`` asks :meth:`safe_filename` for the name. Each further verb that is overridden
+    (``open``, ``delete``, ``stat``, ``list``) works wherever files are used; the others raise
+    ``NotImplementedError``. A class that has its own ``__init__`` calls this one.
+
+    :param destination: Directory below the root of the store, with ``/`` between names, chosen by the application.
+    :raises InvalidNameError: If the destination leaves the store or has an unsafe name in it.
+    """
+
+    #: Whether the application gets a route that serves the files; such a store also has :meth:`path_for`.
+    register_route: ClassVar[bool] = False
+
+    #: Settings without which ``init_app`` fails.
+    REQUIRED_CONFIGURATION: ClassVar[list[str]] = []
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls.save, "is_recorded"):
+            cls.save = _recorded(cls.save)  # type: ignore[method-assign]
+
+    def __init__(self, destination: str | None = None) -> None:
+        self.app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+        self.settings = Settings(self.app)
+        self.destination = _checked_destination(destination)
+
+    @staticmethod
+    def app_defaults(app: Flask) -> None:
+        """Set defaults of this provider's settings in ``app.config``; called by ``init_app``."""
+
+    @property
+    def store_path(self) -> str:
+        """Where the files of this destination are: ``STORE_PATH`` and the destination, joined."""
+        return self._below(self.settings.path)
+
+    def _below(self, root: str) -> str:
+        return self.join(root, self.destination) if self.destination else root
+
+    def at(self: S, destination: str | None) -> S:
+        """Return the same store with another destination. No application context is needed.
+
+        :param destination: From the root of the store, as in the constructor.
+        """
+        store = copy.copy(self)
+        store.destination = _checked_destination(destination)
+        return store
+
+    def join(self, *parts: str) -> str:
+        """Return the parts as one path or key.
+
+        :raises InvalidNameError: If a part after the first leads out of the first.
+        """
+        self._missing("join")
+
+    def exists(self, filename: str) -> bool:
+        """Return whether there is such a file.
+
+        :param filename: Name relative to the destination, here and below.
+        :raises ServiceError: If the store cannot tell.
+        """
+        self._missing("exists")
+
+    def save(self, file: FileStorage) -> StoreFile:
+        """Store an upload under a free name and return it.
+
+        The stream is read from its start if it can seek, else from where it is, to its end, and left open.
+
+        :raises InvalidNameError: If no file was chosen (the upload has no filename).
+        :raises ServiceError: If the store fails; nothing of the file is left behind.
+        """
+        self._missing("save")
+
+    def open(self, filename: str) -> BinaryIO:
+        """Return a readable, seekable stream of a file; the caller closes it.
+
+        :raises NotFoundError: If there is no such file.
+        """
+        self._missing("open")
+
+    def delete(self, filename: str) -> None:
+        """Delete a file. That it is gone already is fine.
+
+        :raises ServiceError: If it cannot be deleted.
+        """
+        self._missing("delete")
+
+    def stat(self, filename: str) -> FileStat:
+        """Return size, content type and time of last change of a file.
+
+        :raises NotFoundError: If there is no such file.
+        """
+        self._missing("stat")
+
+    def list(self, prefix: str = "") -> Iterator[StoreFile]:
+        """Yield the files whose name relative to the destination starts with ``prefix``, in order of that name.
+
+        Files in directories below count, under ``directory/name``.
+        """
+        self._missing("list")
+
+    def path_for(self, filename: str) -> Path:
+        """Return where a file is on this machine's disk, for the route that serves it.
+
+        :raises InvalidNameError: If that would be outside the store.
+        """
+        self._missing("path_for")
+
+    def safe_filename(self, filename: str) -> str:
+        """Return a safe name for what the client called a file, one that is free at this moment.
+
+        :raises AlreadyExistsError: If no free name is found.
+        """
+        name = candidate = naming.clean(filename)
+        for _ in range(_MAX_TRIES):
+            if not self.exists(candidate):
+                return candidate
+            candidate = naming.add_random(name)
+        raise AlreadyExistsError(name)
+
+    def url_join(self, *parts: str) -> str:
+        """Return the parts joined by ``/``; all but the first are percent-encoded.
+
+        :param parts: The first is a domain or the start of a URL and is taken as it is.
+        """
+        first, *names = parts
+        return "/".join([first.rstrip("/"), *(quote(name.strip("/")) for name in names if name.strip("/"))])
+
+    def relative_path(self, filename: str) -> str:
+        """Return the path of a file from the root of the store: what a database keeps."""
+        return f"{self.destination}/{filename}" if self.destination else filename
+
+    def relative_url(self, filename: str) -> str:
+        """Return the URL of a file without the domain."""
+        return self.url_join(self.settings.url_root, self.relative_path(filename))
+
+    def absolute_url(self, filename: str) -> str:
+        """Return the URL of a file, with ``STORE_DOMAIN`` in front if that is set."""
+        return self.settings.domain + self.relative_url(filename)
+
+    def _missing(self, verb: str) -> NoReturn:
+        raise NotImplementedError(f"{type(self).__name__} does not implement {verb}()")
+
+
+def _checked_destination(destination: str | None) -> str | None:
+    path = (destination or "").removesuffix("/")
+    if path:
+        naming.check_path(path)
+    return path or None
+
+
+def _recorded(save: Callable[..., StoreFile]) -> Callable[..., StoreFile]:
+    """Make a store's ``save`` part of the open transaction, whoever wrote it."""
+
+    @functools.wraps(save)
+    def recorded(self: BaseStore, *args: Any, **kwargs: Any) -> StoreFile:
+        saved = save(self, *args, **kwargs)
+        transaction.record(self, saved)
+        return saved
+
+    recorded.is_recorded = True  # type: ignore[attr-defined]
+    return recorded

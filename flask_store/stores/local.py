@@ -1,0 +1,194 @@
+"""``LocalStore``: files in a directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, ClassVar
+
+from flask import Flask
+from werkzeug.datastructures import FileStorage
+from werkzeug.security import safe_join
+
+from .. import naming
+from ..exceptions import AlreadyExistsError, InvalidNameError, NotFoundError, ServiceError, StoreError
+from ..files import StoreFile
+from .base import BaseStore, FileStat, guess_content_type
+from .staging import StagedFile, fsync_directory, make_directories, staged
+
+# Bytes read from an upload at a time.
+_CHUNK_SIZE = 256 * 1024
+
+# After the first name each is new by 80 random bits: a second collision means a broken file system.
+_MAX_TRIES = 5
+
+
+class LocalStore(BaseStore):
+    """Keeps files in the directory ``STORE_PATH``; a relative one is below the instance folder.
+
+    A file appears under its final name whole or not at all and never replaces another, whatever number of threads
+    and processes save at once.
+    """
+
+    register_route: ClassVar[bool] = True
+
+    REQUIRED_CONFIGURATION: ClassVar[list[str]] = ["STORE_PATH"]
+
+    @staticmethod
+    def app_defaults(app: Flask) -> None:
+        app.config.setdefault("STORE_PATH", "uploads")
+        app.config.setdefault("STORE_URL_PREFIX", "/uploads")
+
+    @property
+    def root(self) -> Path:
+        """The directory ``STORE_PATH``, absolute."""
+        return Path(self.app.instance_path, self.settings.path)
+
+    @property
+    def store_path(self) -> str:
+        return self._below(str(self.root))
+
+    def join(self, *parts: str) -> str:
+        path = safe_join(*parts)
+        if path is None:
+            raise InvalidNameError("/".join(parts[1:]), "it must stay inside the store")
+        return path
+
+    def path_for(self, filename: str) -> Path:
+        naming.check_path(filename)
+        return self._contained(self.join(self.store_path, filename), filename)
+
+    def _contained(self, path: str, name: str) -> Path:
+        """Return a path with its symbolic links resolved. Whatever touches the disk asks here."""
+        root = Path(os.path.realpath(self.root))
+        real = Path(os.path.realpath(path))
+        if not real.is_relative_to(root):
+            raise InvalidNameError(name, "a symbolic link leads it out of the store")
+        if any(part.startswith(".") for part in real.relative_to(root).parts):
+            raise InvalidNameError(name, "a symbolic link leads it to a hidden place")
+        return real
+
+    def _directory(self) -> Path:
+        """Return where the files of this destination are, checked."""
+        return self._contained(self.store_path, self.destination or "")
+
+    def exists(self, filename: str) -> bool:
+        naming.check_path(filename)
+        try:
+            self.stat(filename)
+        except (NotFoundError, InvalidNameError):  # a link that leads out is no file of the store
+            return False
+        return True
+
+    def save(self, file: FileStorage) -> StoreFile:
+        name = self.safe_filename(_filename_of(file))
+        naming.check(name)
+        directory = self._directory()
+        try:
+            made = make_directories(directory, self.settings.directory_mode)
+            with staged(directory) as target:
+                _rewind(file)
+                shutil.copyfileobj(file.stream, target.stream, _CHUNK_SIZE)
+                target.finish(self.settings.file_mode, self.settings.fsync)
+                name = _publish(target, name)
+            if self.settings.fsync:
+                for changed in (directory, *(path.parent for path in made)):
+                    fsync_directory(changed)
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise ServiceError(f"could not store {name!r} in {directory}: {error}") from error
+        return StoreFile.of(self, name)
+
+    def open(self, filename: str) -> BinaryIO:
+        self.stat(filename)  # opening a FIFO would block
+        with _translated_errors(filename):
+            return self.path_for(filename).open("rb")
+
+    def delete(self, filename: str) -> None:
+        naming.check_path(filename)
+        below, _, name = filename.rpartition("/")
+        directory = self.path_for(below) if below else self._directory()
+        with suppress(NotFoundError), _translated_errors(filename):
+            (directory / name).unlink()
+
+    def stat(self, filename: str) -> FileStat:
+        with _translated_errors(filename):
+            result = self.path_for(filename).stat()
+        if not stat.S_ISREG(result.st_mode):
+            raise NotFoundError(filename)
+        modified = datetime.fromtimestamp(result.st_mtime, UTC)
+        return FileStat(result.st_size, guess_content_type(filename), modified)
+
+    def list(self, prefix: str = "") -> Iterator[StoreFile]:
+        below, _, start = prefix.rpartition("/")
+        top = self.path_for(below) if below else self._directory()
+        with _translated_errors(prefix):
+            for path in _walk(top, below, start):
+                directory, _, name = path.rpartition("/")
+                yield StoreFile.of(self.at(self.relative_path(directory) if directory else self.destination), name)
+
+
+def _filename_of(file: FileStorage) -> str:
+    if not isinstance(file, FileStorage):
+        raise TypeError(f"save() takes an uploaded file, a werkzeug FileStorage, not {file!r}")
+    if not file.filename:
+        raise InvalidNameError("", "no file was chosen")
+    return file.filename
+
+
+def _rewind(file: FileStorage) -> None:
+    # Not every stream says honestly whether it can seek, and some have no seek at all.
+    with suppress(AttributeError, OSError, ValueError):
+        file.stream.seek(0)
+
+
+def _publish(target: StagedFile, name: str) -> str:
+    """Publish a staged file under its name or, where that is taken, under one with a random part."""
+    candidate = name
+    for _ in range(_MAX_TRIES):
+        try:
+            target.publish(candidate)
+        except FileExistsError:
+            candidate = naming.add_random(name)
+        else:
+            return candidate
+    raise AlreadyExistsError(name)
+
+
+def _walk(directory: Path, below: str, start: str = "") -> Iterator[str]:
+    """Yield the paths of the stored files in a directory, each with ``below`` in front, in order.
+
+    :param start: What the names in this directory, not in those below it, start with.
+    """
+    try:
+        with os.scandir(directory) as entries:
+            found = {entry.name: entry for entry in entries if entry.name == naming.clean(entry.name)}
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    directories = {name for name, entry in found.items() if entry.is_dir(follow_symlinks=False)}
+    for name in sorted(found, key=lambda name: f"{name}/" if name in directories else name):
+        path = f"{below}/{name}" if below else name
+        if not name.startswith(start):
+            continue
+        if name in directories:
+            yield from _walk(directory / name, path)
+        elif found[name].is_file(follow_symlinks=False):
+            yield path
+
+
+@contextmanager
+def _translated_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except StoreError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise NotFoundError(name) from error
+    except OSError as error:
+        raise ServiceError(f"could not reach {name!r} on the disk: {error}") from error

@@ -1,0 +1,55 @@
+"""What the tests share: small applications on a directory of their own."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from werkzeug.datastructures import FileStorage
+
+# The installed package is tested, so it comes first; the checkout adds only what is not installed: example_app.
+import flask_store  # noqa: F401
+from flask_store import Store
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT))
+
+AppFactory = Callable[..., Flask]
+
+
+@pytest.fixture
+def make_app(tmp_path: Path) -> AppFactory:
+    """Return a function that makes an application with a store, its instance folder below ``tmp_path``."""
+
+    def make(name: str = "app", **config: Any) -> Flask:
+        app = Flask(name, instance_path=str(tmp_path / f"{name}-instance"))
+        app.config.from_mapping(TESTING=True, SECRET_KEY="test", WTF_CSRF_ENABLED=False)
+        app.config.from_mapping(config)
+        Store(app)
+        return app
+
+    return make
+
+
+@pytest.fixture
+def app(make_app: AppFactory) -> Iterator[Flask]:
+    """An application on a LocalStore with default settings, its context pushed."""
+    app = make_app()
+    with app.app_context():
+        yield app
+
+
+@pytest.fixture
+def root(app: Flask) -> Path:
+    """The directory of ``app``'s store; it is made by the first save."""
+    return Path(app.instance_path) / "uploads"
+
+
+def upload(content: bytes = b"content", filename: str = "photo.jpg", **kwargs: Any) -> FileStorage:
+    """Return an upload as a view gets it from ``request.files``."""
+    return FileStorage(io.BytesIO(content), filename=filename, **kwargs)

@@ -50,6 +50,11 @@ def root(app: Flask) -> Path:
     return Path(app.instance_path) / "uploads"
 
 
-def upload(content: bytes = b"content", filename: str = "photo.jpg", **kwargs: Any) -> FileStorage:
-    """Return an upload as a view gets it from ``request.files``."""
-    return FileStorage(io.BytesIO(content), filename=filename, **kwargs)
+@pytest.fixture
+def upload() -> Callable[..., FileStorage]:
+    """Return a function that makes an upload as a view gets it from ``request.files``."""
+
+    def make(content: bytes = b"content", filename: str = "photo.jpg", **kwargs: Any) -> FileStorage:
+        return FileStorage(io.BytesIO(content), filename=filename, **kwargs)
+
+    return make

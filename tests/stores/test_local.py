@@ -1,0 +1,29 @@
+"""LocalStore keeps the contract of every store."""
+
+from __future__ import annotations
+
+import pytest
+
+from flask_store.stores.local import LocalStore
+from flask_store.testing import StoreContract
+
+
+class TestLocalStore(StoreContract):
+    @pytest.fixture
+    def store(self, app):
+        return LocalStore()
+
+
+class TestLocalStoreInADestination(StoreContract):
+    @pytest.fixture
+    def store(self, app):
+        return LocalStore(destination="photos/2026")
+
+
+class TestLocalStoreWithoutUnnamedFiles(StoreContract):
+    """As on macOS, NFS and some overlays."""
+
+    @pytest.fixture
+    def store(self, app, monkeypatch):
+        monkeypatch.delattr("os.O_TMPFILE", raising=False)
+        return LocalStore()

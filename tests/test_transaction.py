@@ -1,0 +1,152 @@
+"""A unit of work: what was saved inside a block that raises is deleted again."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from flask import abort
+
+from flask_store import Provider, ServiceError, StoreFile
+from flask_store.stores.base import BaseStore
+from flask_store.stores.local import LocalStore
+from flask_store.transaction import on_rollback
+
+
+class Failure(Exception):
+    pass
+
+
+@pytest.fixture
+def store(app):
+    return app.extensions["store"].store
+
+
+class KeepingStore(BaseStore):
+    """Cannot delete."""
+
+    def join(self, *parts):
+        return "/".join(parts)
+
+    def exists(self, filename):
+        return False
+
+    def save(self, file):
+        return file.filename
+
+
+def names():
+    return [str(file) for file in Provider().list()]
+
+
+def test_a_block_that_raises_deletes_what_was_saved_in_it(store, upload):
+    before = Provider().save(upload(filename="before.txt"))
+    with pytest.raises(Failure), store.transaction():
+        Provider().save(upload(filename="a.txt"))
+        Provider(destination="photos").save(upload(filename="b.txt"))
+        raise Failure
+
+    assert names() == [str(before)]
+
+
+def test_what_is_saved_after_a_block_stays(store, upload):
+    with store.transaction():
+        Provider().save(upload(filename="a.txt"))
+    with pytest.raises(Failure):
+        Provider().save(upload(filename="b.txt"))
+        raise Failure
+
+    assert names() == ["a.txt", "b.txt"]
+
+
+def test_an_inner_block_that_ended_well_belongs_to_the_outer_one(store, upload):
+    with pytest.raises(Failure), store.transaction():
+        with store.transaction():
+            Provider().save(upload())
+        raise Failure
+
+    assert names() == []
+
+
+def test_an_inner_block_that_raises_undoes_itself_alone(store, upload):
+    with store.transaction():
+        Provider().save(upload(filename="outer.txt"))
+        with pytest.raises(Failure), store.transaction():
+            Provider().save(upload(filename="inner.txt"))
+            raise Failure
+        Provider().save(upload(filename="later.txt"))
+
+    assert names() == ["later.txt", "outer.txt"]
+
+
+def test_an_aborted_request_leaves_no_file(app, store, upload):
+    @app.post("/")
+    def view():
+        with store.transaction():
+            Provider().save(upload())
+            abort(409)
+
+    assert app.test_client().post("/").status_code == 409
+    assert names() == []
+
+
+def test_an_interrupt_undoes_too(store, upload):
+    with pytest.raises(KeyboardInterrupt), store.transaction():
+        Provider().save(upload())
+        raise KeyboardInterrupt
+
+    assert names() == []
+
+
+def test_a_file_that_was_deleted_inside_is_no_problem(store, upload):
+    with pytest.raises(Failure), store.transaction():
+        Provider().save(upload()).delete()
+        raise Failure
+
+    assert names() == []
+
+
+def test_a_store_that_cannot_delete_keeps_the_file_with_one_warning(app, store, upload, caplog):
+    with pytest.raises(Failure), store.transaction():
+        KeepingStore().save(upload(filename="kept.txt"))
+        raise Failure
+
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "kept.txt stays in the store after a rollback: KeepingStore does not implement delete()")
+    ]
+
+
+class UndeletableStore(LocalStore):
+    def delete(self, filename):
+        raise ServiceError(f"cannot delete {filename}")
+
+
+def test_a_file_that_cannot_be_deleted_hides_neither_the_error_nor_the_other_files(store, upload, caplog):
+    with pytest.raises(Failure), store.transaction():
+        Provider().save(upload(filename="first.txt"))
+        stuck = UndeletableStore().save(upload(filename="stuck.txt"))
+        Provider().save(upload(filename="last.txt"))
+        raise Failure
+
+    assert names() == [str(stuck)]
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "stuck.txt" in record.getMessage()
+    assert isinstance(record.exc_info[1], ServiceError)
+
+
+def test_a_subclass_that_saves_through_its_parent_takes_part(store, upload):
+    class Renaming(LocalStore):
+        def save(self, file):
+            file.filename = "renamed.txt"
+            return super().save(file)
+
+    with pytest.raises(Failure), store.transaction():
+        assert Renaming().save(upload()) == StoreFile("renamed.txt")
+        raise Failure
+
+    assert names() == []
+
+
+def test_on_rollback_outside_a_block_does_nothing():
+    on_rollback(lambda: pytest.fail("there is no block"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Flask, Response, abort, send_file
 
-from .exceptions import InvalidNameError, NotFoundError
+from .exceptions import InvalidNameError
 from .stores.base import BaseStore
 
 #: What a browser may show in place, by extension, and under which type. No type here runs scripts.
@@ -57,9 +57,10 @@ def register(app: Flask, provider: type[BaseStore], url_prefix: str) -> None:
 
 def _respond(store: BaseStore, filename: str) -> Response:
     try:
-        store.stat(filename)
         path = store.path_for(filename)
-    except (NotFoundError, InvalidNameError):
+    except InvalidNameError:
+        abort(404)
+    if not path.is_file():
         abort(404)
     name = filename.rpartition("/")[2]
     content_type = inline_type(name)

@@ -61,21 +61,20 @@ class LocalStore(BaseStore):
 
     def path_for(self, filename: str) -> Path:
         naming.check_path(filename)
-        return self._contained(self.join(self.store_path, filename), filename)
+        return self._contained(self.relative_path(filename))
 
-    def _contained(self, path: str, name: str) -> Path:
-        """Return a path with its symbolic links resolved. Whatever touches the disk asks here."""
-        root = Path(os.path.realpath(self.root))
-        real = Path(os.path.realpath(path))
-        if not real.is_relative_to(root):
-            raise InvalidNameError(name, "a symbolic link leads it out of the store")
-        if any(part.startswith(".") for part in real.relative_to(root).parts):
-            raise InvalidNameError(name, "a symbolic link leads it to a hidden place")
-        return real
+    def _contained(self, path: str) -> Path:
+        """Return where a checked path from the root is on the disk. Whatever touches the disk asks here."""
+        place = root = str(self.root)
+        for name in path.split("/") if path else ():
+            place = f"{place}/{name}"
+            if os.path.islink(place):
+                return _followed(root, path)
+        return Path(place)
 
     def _directory(self) -> Path:
-        """Return where the files of this destination are, checked."""
-        return self._contained(self.store_path, self.destination or "")
+        """Return where the files of this destination are."""
+        return self._contained(self.destination or "")
 
     def exists(self, filename: str) -> bool:
         naming.check_path(filename)
@@ -132,6 +131,17 @@ class LocalStore(BaseStore):
             for path in _walk(top, below, start):
                 directory, _, name = path.rpartition("/")
                 yield StoreFile.of(self.at(self.relative_path(directory) if directory else self.destination), name)
+
+
+def _followed(root: str, path: str) -> Path:
+    """Return where a path with symbolic links in it ends, if that is inside the root and not hidden."""
+    real_root = Path(os.path.realpath(root))
+    real = Path(os.path.realpath(os.path.join(root, path)))
+    if not real.is_relative_to(real_root):
+        raise InvalidNameError(path, "a symbolic link leads it out of the store")
+    if any(part.startswith(".") for part in real.relative_to(real_root).parts):
+        raise InvalidNameError(path, "a symbolic link leads it to a hidden place")
+    return real
 
 
 def _filename_of(file: FileStorage) -> str:

@@ -1,0 +1,60 @@
+"""What the README says is true."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from flask_store.config import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.rst").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def quick_start(tmp_path, monkeypatch):
+    """The quick start as a visitor's browser meets it, in a project folder of its own."""
+    block = re.search(r"\.\. code-block:: python\n\n((?:    .*\n|\n)+)", README).group(1)
+    (tmp_path / "quick_start_app.py").write_text(re.sub("^    ", "", block, flags=re.MULTILINE), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    app = importlib.import_module("quick_start_app").app
+    monkeypatch.delitem(sys.modules, "quick_start_app")
+    app.config["WTF_CSRF_ENABLED"] = False
+    return app
+
+
+def test_the_quick_start_stores_a_photo_and_shows_it(quick_start, tmp_path):
+    client = quick_start.test_client()
+    page = client.post("/", data={"name": "Ada", "photo": (io.BytesIO(b"a photo"), "me.jpg")}).text
+
+    assert '<img src="/uploads/photos/me.jpg"' in page
+    with client.get("/uploads/photos/me.jpg") as response:
+        assert response.data == b"a photo"
+    assert (tmp_path / "instance" / "uploads" / "photos" / "me.jpg").read_bytes() == b"a photo"
+
+
+def test_the_quick_start_stores_nothing_if_another_field_fails(quick_start, tmp_path):
+    page = quick_start.test_client().post("/", data={"photo": (io.BytesIO(b"a photo"), "me.jpg")}).text
+
+    assert "This field is required." in page
+    assert not (tmp_path / "instance").exists()
+
+
+def test_the_settings_table_has_every_setting_and_its_default(app):
+    table = re.search(r"^Settings\n-+\n.*?^=+ =+ =+$(.*?)^Set Flask's", README, re.MULTILINE | re.DOTALL).group(1)
+    rows = dict(re.findall(r"^``(STORE_\w+)``\s+``([^`]*)``", table, re.MULTILINE))
+    defaults = {setting.key: app.config[setting.key] for setting in Settings.all()}
+    shown = {key: f"0o{value:o}" if key.endswith("_MODE") else str(value) for key, value in defaults.items()}
+
+    assert rows == shown
+
+
+def test_the_ci_runs_the_readmes_test_command():
+    command = re.search(r"^    (python3 -m venv .*pytest.*)$", README, re.MULTILINE).group(1)
+
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

@@ -15,7 +15,8 @@ from ..exceptions import InvalidNameError, StoreError
 from ..extension import store_provider
 from ..files import StoreFile
 from ..transaction import on_rollback
-from .saving import SavingField
+from ..utils import rewind
+from .saving import SavedUpload, SavingField
 from .widgets import StoreFileInput
 
 #: A directory below the root of the store, or a function that gets the field's form and returns one.
@@ -51,12 +52,12 @@ class StoreFileField(SavingField, FileField):
         self.type = "FileField"
         self.destination = destination
         self.existing = None
-        self._upload: FileStorage | None = None
-        self._saved: StoreFile | None = None
 
     def process_data(self, value: object) -> None:
         if isinstance(value, FileStorage):
             self.existing, self.data = None, _with_clean_name(value) if value else None
+            # InputRequired and Optional ask for what was sent; without form data that is what was given here.
+            self.raw_data = [self.data] if self.data is not None else None
         else:
             self.existing = self.data = self._existing_file(value)
 
@@ -69,21 +70,32 @@ class StoreFileField(SavingField, FileField):
         self.raw_data = [self.data] if self.data is not None else ()  # type: ignore[assignment]  # as in Flask-WTF
 
     def show_upload(self) -> None:
-        if self._saved is not None and self.data is self._saved:
-            self.data = self._upload
+        saved = self._saved_uploads.get(self.name)
+        if saved is not None and self.data is saved.file:
+            self.data = saved.upload
+        if isinstance(self.data, FileStorage):
+            rewind(self.data.stream)
 
     def save_upload(self) -> None:
         upload = self.data
         if not isinstance(upload, FileStorage):
             return
-        if self._saved is None or self._upload is None or self._upload.stream is not upload.stream:
-            destination = self.destination(self._form) if callable(self.destination) else self.destination
-            saved: StoreFile | str = store_provider()(destination=destination).save(upload)
+        saved = self._saved_uploads.get(self.name)
+        if saved is None or saved.upload.stream is not upload.stream:
+            saved = SavedUpload(upload, self._store(upload))
+            self._saved_uploads[self.name] = saved
             on_rollback(partial(self._forget, upload))
-            # A store in the manner of the old reference may return the name alone.
-            self._saved = saved if isinstance(saved, StoreFile) else StoreFile(saved, destination)
-            self._upload = upload
-        self.data = self._saved
+        self.data = saved.file
+
+    def _store(self, upload: FileStorage) -> StoreFile:
+        destination = self.destination(self._form) if callable(self.destination) else self.destination
+        stored: StoreFile | str = store_provider()(destination=destination).save(upload)
+        # A store in the manner of the old reference may return the name alone.
+        return stored if isinstance(stored, StoreFile) else StoreFile(stored, destination)
+
+    def _forget(self, upload: FileStorage) -> None:
+        self.data = upload
+        del self._saved_uploads[self.name]
 
     def populate_obj(self, obj: object, name: str) -> None:
         """Set an attribute to the relative path of the stored file; leave it alone if nothing was sent.
@@ -98,9 +110,6 @@ class StoreFileField(SavingField, FileField):
             )
         if self.data is not None and self.data is not self.existing:
             setattr(obj, name, str(self.data))
-
-    def _forget(self, upload: FileStorage) -> None:
-        self.data, self._upload, self._saved = upload, None, None
 
     def _existing_file(self, value: object) -> StoreFile | None:
         if isinstance(value, StoreFile):

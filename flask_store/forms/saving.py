@@ -9,16 +9,28 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from flask import current_app
+from werkzeug.datastructures import FileStorage
 from wtforms.fields import Field, FieldList, FormField
-from wtforms.form import BaseForm
+from wtforms.form import BaseForm, Form
 
-from ..exceptions import StoreError
+from ..exceptions import NotConfiguredError, StoreError
+from ..files import StoreFile
 from ..transaction import transaction
 
-_MARK = "_saves_store_fields"
+# Where the outermost form keeps what it saved; that it has it says that its validate saves.
+_SAVED_UPLOADS = "_saved_uploads"
+
+
+@dataclass(frozen=True)
+class SavedUpload:
+    """An upload and the stored file that it became."""
+
+    upload: FileStorage
+    file: StoreFile
 
 
 class SavingField(Field):
@@ -26,13 +38,16 @@ class SavingField(Field):
 
     _form: Any  # since WTForms 3.3; the stubs are of 3.2
 
+    # By name of field, shared by all store fields of a form: processing a form again makes new fields in its lists.
+    _saved_uploads: dict[str, SavedUpload]
+
     def post_process(self, formdata: Any = None) -> None:
         super().post_process(formdata)  # type: ignore[misc]  # as above
         if self._form is not None:
-            save_after_validation(self._form)
+            self._saved_uploads = save_after_validation(self._form)
 
     def show_upload(self) -> None:
-        """Have ``data`` be the upload again, which is what validators judge, if it was saved before."""
+        """Have ``data`` be the upload again, from its start: that is what validators judge."""
         raise NotImplementedError
 
     def save_upload(self) -> None:
@@ -40,51 +55,57 @@ class SavingField(Field):
         raise NotImplementedError
 
 
-def save_after_validation(form: BaseForm) -> None:
-    """Have the uploads of a form, or of the form around it, saved when its ``validate`` returns True."""
+def save_after_validation(form: BaseForm) -> dict[str, SavedUpload]:
+    """Have the uploads of a form, or of the form around it, saved when its ``validate`` returns True.
+
+    :returns: What the outermost form has saved, by name of field.
+    """
     root = form
     while (parent := getattr(root, "_parent_form", None)) is not None:
         root = parent
-    if _MARK not in vars(root):
-        setattr(root, _MARK, True)
+    if _SAVED_UPLOADS not in vars(root):
+        setattr(root, _SAVED_UPLOADS, {})
         root.validate = functools.partial(_validate_and_save, root, root.validate)  # type: ignore[method-assign]
+    saved_uploads: dict[str, SavedUpload] = getattr(root, _SAVED_UPLOADS)
+    return saved_uploads
 
 
 def _validate_and_save(form: BaseForm, validate: Callable[..., bool], *args: Any, **kwargs: Any) -> bool:
-    if kwargs.get("extra_validators", form) is None and not _takes_extra_validators(_function_of(validate)):
+    if kwargs.get("extra_validators", form) is None and not _takes_extra_validators(validate):
         del kwargs["extra_validators"]
     for field in _saving_fields(form):
         field.show_upload()
     return bool(validate(*args, **kwargs)) and _save(form)
 
 
+def _takes_extra_validators(validate: Callable[..., bool]) -> bool:
+    """Tell an override of today from one in the old style, which takes no argument."""
+    if getattr(validate, "__func__", None) is Form.validate:
+        return True  # by far the most frequent, and looking costs as much as validating
+    parameters = inspect.signature(validate).parameters.values()
+    return any(
+        parameter.name == "extra_validators" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters
+    )
+
+
 def _save(form: BaseForm) -> bool:
+    fields = _saving_fields(form)
     field = None
     try:
         with transaction():
-            for field in _saving_fields(form):
+            for field in fields:
                 field.save_upload()
-    except (StoreError, OSError) as error:
-        assert field is not None  # no field, no error
+    except Exception as error:
+        for shown in fields:
+            shown.show_upload()
+        # What the developer has to mend is not for the visitor to try again.
+        if field is None or isinstance(error, NotConfiguredError) or not isinstance(error, StoreError | OSError):
+            raise
         current_app.logger.error("The upload of field %r could not be stored", field.name, exc_info=error)
         field.errors = [*field.errors, field.gettext("The file could not be stored. Please try again later.")]
         _collect_errors(form)
         return False
     return True
-
-
-def _function_of(method: Callable[..., bool]) -> Callable[..., bool]:
-    function: Callable[..., bool] = getattr(method, "__func__", method)
-    return function
-
-
-@functools.lru_cache(maxsize=256)
-def _takes_extra_validators(validate: Callable[..., bool]) -> bool:
-    """Tell an override of today from one in the old style, which takes no argument."""
-    parameters = inspect.signature(validate).parameters.values()
-    return any(
-        parameter.name == "extra_validators" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters
-    )
 
 
 def _saving_fields(form: BaseForm) -> list[SavingField]:

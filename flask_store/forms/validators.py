@@ -49,7 +49,7 @@ class FileAllowed:
         for upload in _uploads(field):
             if not (upload.filename or "").lower().endswith(endings):
                 message = self.message or field.gettext("Only these types of files are allowed: %(extensions)s.")
-                raise StopValidation(message % {"extensions": ", ".join(self.extensions)})
+                raise StopValidation(_fill(message, extensions=", ".join(self.extensions)))
 
 
 class FileSize:
@@ -77,7 +77,14 @@ class FileSize:
 
     def _refuse(self, message: str) -> None:
         limits = {"max_size": _readable(self.max_size), "min_size": _readable(self.min_size)}
-        raise ValidationError((self.message or message) % limits)
+        raise ValidationError(_fill(self.message or message, **limits))
+
+
+def _fill(message: str, **values: str) -> str:
+    """Return a message with its placeholders filled; a lone ``%`` is nothing special, as in Flask-WTF."""
+    for name, value in values.items():
+        message = message.replace(f"%({name})s", value)
+    return message
 
 
 def _values(field: Field) -> list[Any]:

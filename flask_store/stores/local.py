@@ -18,6 +18,7 @@ from werkzeug.security import safe_join
 from .. import naming
 from ..exceptions import AlreadyExistsError, InvalidNameError, NotFoundError, ServiceError, StoreError
 from ..files import StoreFile
+from ..utils import rewind
 from .base import BaseStore, FileStat, guess_content_type
 from .staging import StagedFile, fsync_directory, make_directories, staged
 
@@ -91,7 +92,7 @@ class LocalStore(BaseStore):
         try:
             made = make_directories(directory, self.settings.directory_mode)
             with staged(directory) as target:
-                _rewind(file)
+                rewind(file.stream)
                 shutil.copyfileobj(file.stream, target.stream, _CHUNK_SIZE)
                 target.finish(self.settings.file_mode, self.settings.fsync)
                 name = _publish(target, name)
@@ -150,12 +151,6 @@ def _filename_of(file: FileStorage) -> str:
     if not file.filename:
         raise InvalidNameError("", "no file was chosen")
     return file.filename
-
-
-def _rewind(file: FileStorage) -> None:
-    # Not every stream says honestly whether it can seek, and some have no seek at all.
-    with suppress(AttributeError, OSError, ValueError):
-        file.stream.seek(0)
 
 
 def _publish(target: StagedFile, name: str) -> str:

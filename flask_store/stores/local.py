@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,10 @@ _CHUNK_SIZE = 256 * 1024
 
 # After the first name each is new by 80 random bits: a second collision means a broken file system.
 _MAX_TRIES = 5
+
+
+# What the system answers for a path at which there can be no file.
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
 
 class LocalStore(BaseStore):
@@ -97,8 +102,7 @@ class LocalStore(BaseStore):
                 target.finish(self.settings.file_mode, self.settings.fsync)
                 name = _publish(target, name)
             if self.settings.fsync:
-                for changed in (directory, *(path.parent for path in made)):
-                    fsync_directory(changed)
+                _keep_or_delete(directory / name, made)
         except OSError as error:
             if isinstance(error, StoreError):
                 raise
@@ -126,8 +130,8 @@ class LocalStore(BaseStore):
         return FileStat(result.st_size, guess_content_type(filename), modified)
 
     def list(self, prefix: str = "") -> Iterator[StoreFile]:
-        below, _, start = prefix.rpartition("/")
-        top = self.path_for(below) if below else self._directory()
+        below, slash, start = prefix.rpartition("/")
+        top = self.path_for(below) if slash else self._directory()
         with _translated_errors(prefix):
             for path in _walk(top, below, start):
                 directory, _, name = path.rpartition("/")
@@ -151,6 +155,16 @@ def _filename_of(file: FileStorage) -> str:
     if not file.filename:
         raise InvalidNameError("", "no file was chosen")
     return file.filename
+
+
+def _keep_or_delete(path: Path, made: Iterable[Path]) -> None:
+    """Bring the name of a published file, and those of new directories, to the disk; delete it if that fails."""
+    try:
+        for directory in (path.parent, *(directory.parent for directory in made)):
+            fsync_directory(directory)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _publish(target: StagedFile, name: str) -> str:
@@ -193,7 +207,7 @@ def _translated_errors(name: str) -> Iterator[None]:
         yield
     except StoreError:
         raise
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise NotFoundError(name) from error
     except OSError as error:
+        if error.errno in _NOT_THERE:
+            raise NotFoundError(name) from error
         raise ServiceError(f"could not reach {name!r} on the disk: {error}") from error

@@ -1,0 +1,133 @@
+"""Upload and fetch back through gunicorn, over a socket."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from urllib.parse import quote
+
+import pytest
+
+BOUNDARY = "0123456789abcdef"
+CONTENT_TYPE = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+
+
+def multipart(filename, content):
+    head = (
+        f"--{BOUNDARY}\r\n"
+        f'Content-Disposition: form-data; name="photo"; filename="{filename}"\r\n'
+        "Content-Type: text/html\r\n\r\n"
+    )
+    return head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+@pytest.fixture
+def send(server):
+    """Return a function that uploads a file and returns its URL."""
+
+    def send_file(filename, content):
+        response = server.request("POST", "/", multipart(filename, content), CONTENT_TYPE)
+        assert response.status == 200, response.content
+        return response.content.decode()
+
+    return send_file
+
+
+@pytest.mark.parametrize("size", [0, 1, 5_000_000])
+def test_a_file_comes_back_byte_for_byte(server, send, size):
+    content = os.urandom(size)
+
+    url = send("写真.jpg", content)
+    response = server.request("GET", url)
+
+    assert url.startswith("/uploads/photos/" + quote("写真"))
+    assert response.status == 200
+    assert response.content == content
+    assert response.headers["Content-Type"] == "image/jpeg"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert "sandbox" in response.headers["Content-Security-Policy"]
+
+
+def test_a_part_of_a_file_comes_back(server, send):
+    url = send("a.mp4", bytes(range(256)) * 1000)
+
+    response = server.request("GET", url, headers={"Range": "bytes=1000-100999"})
+
+    assert response.status == 206
+    assert response.content == (bytes(range(256)) * 1000)[1000:101000]
+    assert response.headers["Content-Range"] == "bytes 1000-100999/256000"
+
+
+def test_head_tells_the_length_and_sends_nothing(server, send):
+    url = send("page.html", b"x" * 1000)
+    connection = server.connect()
+
+    connection.request("HEAD", url)
+    with connection.getresponse() as response:
+        assert response.status == 200
+        assert response.headers["Content-Length"] == "1000"
+        assert response.headers["Content-Disposition"] == "attachment; filename=page.html"
+        assert response.fp.read() == b""
+    connection.close()
+
+
+def test_a_file_that_a_browser_has_is_not_sent_again(server, send):
+    url = send("a.txt", b"known")
+    known = server.request("GET", url).headers["ETag"]
+
+    response = server.request("GET", url, headers={"If-None-Match": known})
+
+    assert response.status == 304
+    assert response.content == b""
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "path", ["../application.py", "../../application.py", "..%2f..%2fapplication.py", "%2e%2e/%2e%2e/application.py"]
+)
+def test_a_path_that_climbs_is_not_found_as_it_comes_over_the_wire(server, path):
+    response = server.request("GET", f"/uploads/{path}")
+
+    assert response.status == 404
+    assert b"Store" not in response.content
+
+
+def test_a_client_that_goes_away_in_the_middle_leaves_nothing(server, send):
+    before = server.files()
+    body = multipart("gone.txt", b"x" * 20_000_000)
+    connection = server.connect()
+
+    connection.putrequest("POST", "/")
+    connection.putheader("Content-Length", str(len(body)))
+    connection.putheader("Content-Type", CONTENT_TYPE["Content-Type"])
+    connection.endheaders(body[:10_000_000])
+    connection.close()
+
+    # One worker takes one request after the other: when this one is answered, that one is over.
+    assert server.request("GET", "/pid").status == 200
+    assert server.files() == before
+    assert send("gone.txt", b"here now").endswith("/gone.txt")
+
+
+def test_a_large_file_goes_out_by_sendfile(server, send, tmp_path):
+    if shutil.which("strace") is None:
+        assert "CI" not in os.environ, "strace is missing: apt-get install strace"
+        pytest.skip("strace is not installed")
+    url = send("large.mp4", b"x" * 5_000_000)
+    pid = server.request("GET", "/pid").content.decode()
+    calls = tmp_path / "calls"
+    command = ["strace", "-e", "trace=sendfile", "-o", str(calls), "-p", pid]
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+        try:
+            attached = strace.stderr.readline()
+            response = server.request("GET", url)
+        finally:
+            strace.send_signal(signal.SIGINT)
+
+    assert "attached" in attached
+    assert len(response.content) == 5_000_000
+    assert sum(map(int, re.findall(r"^sendfile\(.* = (\d+)$", calls.read_text(), re.MULTILINE))) == 5_000_000

@@ -1,0 +1,73 @@
+"""What the tests of the stores share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import pytest
+
+from flask_store.stores.local import LocalStore
+
+# The start of every program that a test runs in a process of its own. It works on the same directory as ``app``.
+PROGRAM_START = """
+import io, json, os, sys
+from flask import Flask
+from werkzeug.datastructures import FileStorage
+from flask_store import ServiceError, Store
+from flask_store.stores.local import LocalStore
+
+app = Flask("child", instance_path=sys.argv[1])
+Store(app)
+"""
+
+
+@pytest.fixture
+def store(app):
+    return LocalStore()
+
+
+@pytest.fixture(params=["unnamed", "named"])
+def staging(request, monkeypatch):
+    """How a file is written before it is published: both ways work on every Linux file system.
+
+    The value is Python code that brings another process to the same way.
+    """
+    if request.param == "unnamed":
+        if not hasattr(os, "O_TMPFILE"):
+            pytest.skip("this system has no unnamed files")
+        return ""
+    monkeypatch.delattr("os.O_TMPFILE", raising=False)
+    return "vars(os).pop('O_TMPFILE', None)\n"
+
+
+@pytest.fixture
+def start_program(app, tmp_path):
+    """Return a function that starts a Python program on the directory of ``app``'s store; it ends with the test."""
+    with ExitStack() as running:
+
+        def start(program, *arguments):
+            process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM_START + program, app.instance_path, *arguments],
+                cwd=tmp_path,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            running.enter_context(process)
+            running.callback(process.kill)
+            return process
+
+        yield start
+
+
+@pytest.fixture
+def all_files(root):
+    """Return a function that lists every file below the root of the store, hidden ones too."""
+
+    def list_all():
+        return sorted(str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir())
+
+    return list_all

@@ -122,8 +122,8 @@ def test_everything_else_is_downloaded_as_bytes(client, put, filename):
 
 
 @pytest.mark.parametrize("filename", ["写真.html", "a;b='c' %41,d.html", "naïve file.html", "😀.html"])
-def test_any_name_goes_into_a_well_formed_ascii_header(client, put, filename):
-    response = client.get(put(filename), buffered=True)
+def test_any_name_goes_without_its_directory_into_a_well_formed_ascii_header(client, put, filename):
+    response = client.get(put(filename, destination="photos/2026"), buffered=True)
 
     header = response.headers["Content-Disposition"]
     assert header.isascii()

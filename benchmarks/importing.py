@@ -1,6 +1,6 @@
 """Compare the time of ``import flask, flask_store`` with that of ``import flask``, in fresh processes in turn.
 
-    python benchmarks/importing.py [--rounds 40]
+python benchmarks/importing.py [--rounds 40]
 """
 
 from __future__ import annotations

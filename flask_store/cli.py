@@ -11,6 +11,7 @@ from werkzeug.datastructures import FileStorage
 
 from .config import Settings
 from .exceptions import StoreError
+from .receiving import ReceivingRequest
 from .stores.base import BaseStore
 
 store = AppGroup("store", help="Look after the application's file store.")
@@ -27,6 +28,7 @@ def check() -> None:
         click.echo(f"{key} = {_shown(key, current_app.config[key])}")
     click.echo(f"Store: {provider.__module__}.{provider.__qualname__}")
     click.echo(f"Route: {_route() or 'none'}")
+    click.echo(f"Large uploads: {_landing(provider)}")
     problems = _problems(provider)
     for problem in problems:
         click.echo(f"Wrong: {problem}", err=True)
@@ -44,6 +46,17 @@ def _shown(key: str, value: object) -> str:
 def _route() -> str | None:
     rules = current_app.url_map.iter_rules()
     return next((rule.rule for rule in rules if rule.endpoint == "flask_store.file"), None)
+
+
+def _landing(provider: type[BaseStore]) -> str:
+    """Say where the bytes of a large upload are written while the request is parsed."""
+    if provider.receive is BaseStore.receive:
+        return "written to a temporary file and from there to the store"
+    if not Settings(current_app).receive:
+        return "written twice: STORE_RECEIVE is off"
+    if not issubclass(current_app.request_class, ReceivingRequest):
+        return "written twice: app.request_class was set after init_app"
+    return "written once, where they stay"
 
 
 def _problems(provider: type[BaseStore]) -> list[str]:

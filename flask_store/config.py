@@ -108,6 +108,7 @@ class Settings:
     #: Permission bits of files and directories.
     file_mode = Setting("STORE_FILE_MODE", 0o644, _mode(0o400, "0o644"))
     directory_mode = Setting("STORE_DIRECTORY_MODE", 0o755, _mode(0o700, "0o755"))
+    receive = Setting("STORE_RECEIVE", True, _boolean)
     fsync = Setting("STORE_FSYNC", False, _boolean)
 
     def __init__(self, app: Flask) -> None:

@@ -9,7 +9,7 @@ from flask import Flask, current_app
 from werkzeug.local import LocalProxy
 from werkzeug.utils import import_string
 
-from . import cli, serving
+from . import cli, receiving, serving
 from .config import Settings
 from .exceptions import NotConfiguredError
 from .stores.base import BaseStore
@@ -47,6 +47,7 @@ class Store:
         self.check_config(app)
         app.extensions["store"] = StoreState(self, app)
         self.register_route(app)
+        app.request_class = receiving.request_class(app.request_class)
         app.cli.add_command(cli.store)
 
     def provider(self, app: Flask) -> type[BaseStore]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from flask import Request
+
+from flask_store.stores import BaseStore
+from flask_store.stores.local import LocalStore
 
 
 @pytest.fixture
@@ -37,6 +41,19 @@ def test_secrets_are_masked(check):
 
 def test_no_route_is_said(check):
     assert "Route: none" in check(STORE_SERVE=False).output
+
+
+def test_it_says_how_often_a_large_upload_is_written(check, make_app, monkeypatch):
+    assert "Large uploads: written once, where they stay" in check().output
+    assert "Large uploads: written twice: STORE_RECEIVE is off" in check(STORE_RECEIVE=False).output
+
+    app = make_app()
+    app.request_class = Request
+    output = app.test_cli_runner().invoke(args=["store", "check"]).output
+    assert "Large uploads: written twice: app.request_class was set after init_app" in output
+
+    monkeypatch.setattr(LocalStore, "receive", BaseStore.receive)
+    assert "Large uploads: written to a temporary file" in check().output
 
 
 def test_a_store_that_cannot_be_written_fails(check, tmp_path):

@@ -35,6 +35,7 @@ from flask_store import NotConfiguredError, Provider, Store, StoreFile
         ("STORE_SERVE", "False"),
         ("STORE_SERVE", 1),
         ("STORE_SERVE", None),
+        ("STORE_RECEIVE", "off"),
         ("STORE_FSYNC", "yes"),
         ("STORE_FILE_MODE", "0o644"),
         ("STORE_FILE_MODE", 644),
@@ -86,6 +87,7 @@ def test_the_defaults_are_safe(app):
         "STORE_SERVE": True,
         "STORE_FILE_MODE": 0o644,
         "STORE_DIRECTORY_MODE": 0o755,
+        "STORE_RECEIVE": True,
         "STORE_FSYNC": False,
     }
 

@@ -241,7 +241,8 @@ def hostile(put, root, tmp_path):
     (root / ".env").write_bytes(b"canary")
     (root / ".kept").mkdir()
     (root / ".kept" / "a.txt").write_bytes(b"canary")
-    (root / ".staged-0123456789").write_bytes(b"canary")
+    (root / ".staged").mkdir()
+    (root / ".staged" / "0123456789").write_bytes(b"canary")
     os.mkfifo(root / "fifo.txt")
     (root / "file-out.txt").symlink_to(canary)
     (root / "directory-out").symlink_to(root.parent)
@@ -264,7 +265,7 @@ def hostile(put, root, tmp_path):
         "photos/a.txt/b.txt",
         ".env",
         ".kept/a.txt",
-        ".staged-0123456789",
+        ".staged/0123456789",
         "fifo.txt",
         "file-out.txt",
         "directory-out/canary.txt",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, ClassVar, NoReturn, TypeVar
 from urllib.parse import quote
 
 from flask import Flask, current_app
@@ -125,6 +125,14 @@ class BaseStore:
         :raises ServiceError: If the store fails; nothing of the file is left behind.
         """
         self._missing("save")
+
+    def receive(self, filename: str, content_type: str, content_length: int | None) -> IO[bytes] | None:
+        """Return a file into which an upload is written while the request is parsed, or None for Werkzeug's own.
+
+        Called for each file part with what the client claims of it. The file can be read and can seek, is the stream
+        of the upload that ``save`` then gets, perhaps, and is closed at the end of the request.
+        """
+        return None
 
     def open(self, filename: str) -> BinaryIO:
         """Return a readable, seekable stream of a file; the caller closes it.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import IO, BinaryIO, ClassVar, cast
 
 from flask import Flask
 from werkzeug.datastructures import FileStorage
@@ -19,12 +18,9 @@ from werkzeug.security import safe_join
 from .. import naming
 from ..exceptions import AlreadyExistsError, InvalidNameError, NotFoundError, ServiceError, StoreError
 from ..files import StoreFile
-from ..utils import rewind
+from ..receiving import ReceivedFile
 from .base import BaseStore, FileStat, guess_content_type
-from .staging import StagedFile, fsync_directory, make_directories, staged
-
-# Bytes read from an upload at a time.
-_CHUNK_SIZE = 256 * 1024
+from .staging import StagedFile, copy_stream, fsync_directory, make_directories, staged
 
 # After the first name each is new by 80 random bits: a second collision means a broken file system.
 _MAX_TRIES = 5
@@ -96,18 +92,47 @@ class LocalStore(BaseStore):
         directory = self._directory()
         try:
             made = make_directories(directory, self.settings.directory_mode)
-            with staged(directory) as target:
-                rewind(file.stream)
-                shutil.copyfileobj(file.stream, target.stream, _CHUNK_SIZE)
-                target.finish(self.settings.file_mode, self.settings.fsync)
-                name = _publish(target, name)
+            path = self._write(file.stream, directory / name)
             if self.settings.fsync:
-                _keep_or_delete(directory / name, made)
+                _keep_or_delete(path, made)
         except OSError as error:
             if isinstance(error, StoreError):
                 raise
             raise ServiceError(f"could not store {name!r} in {directory}: {error}") from error
-        return StoreFile.of(self, name)
+        return StoreFile.of(self, path.name)
+
+    def _write(self, stream: IO[bytes], path: Path) -> Path:
+        """Publish an upload that is in this file system already, or else a copy of it; return where."""
+        if isinstance(stream, ReceivedFile) and stream.staged is not None:
+            try:
+                return stream.publish(lambda target: self._publish(target, path))
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+        with staged(path.parent) as target:
+            copy_stream(stream, target.stream)
+            return self._publish(target, path)
+
+    def _publish(self, target: StagedFile, path: Path) -> Path:
+        """Publish a file under its name or, where that is taken, under one with a random part."""
+        target.finish(self.settings.file_mode, self.settings.fsync)
+        candidate = path
+        for _ in range(_MAX_TRIES):
+            try:
+                target.publish(candidate)
+            except FileExistsError:
+                candidate = path.with_name(naming.add_random(path.name))
+            else:
+                return candidate
+        raise AlreadyExistsError(path.name)
+
+    def receive(self, filename: str, content_type: str, content_length: int | None) -> IO[bytes]:
+        return cast(IO[bytes], ReceivedFile(self._stage))
+
+    def _stage(self) -> StagedFile:
+        # Which destination it is meant for is not known yet; the root is in the same file system, as a rule.
+        make_directories(self.root, self.settings.directory_mode)
+        return StagedFile(self.root)
 
     def open(self, filename: str) -> BinaryIO:
         self.stat(filename)  # opening a FIFO would block
@@ -165,19 +190,6 @@ def _keep_or_delete(path: Path, made: Iterable[Path]) -> None:
     except OSError:
         path.unlink(missing_ok=True)
         raise
-
-
-def _publish(target: StagedFile, name: str) -> str:
-    """Publish a staged file under its name or, where that is taken, under one with a random part."""
-    candidate = name
-    for _ in range(_MAX_TRIES):
-        try:
-            target.publish(candidate)
-        except FileExistsError:
-            candidate = naming.add_random(name)
-        else:
-            return candidate
-    raise AlreadyExistsError(name)
 
 
 def _walk(directory: Path, below: str, start: str = "") -> Iterator[str]:

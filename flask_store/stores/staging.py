@@ -4,39 +4,70 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
-#: Start of the names of files that are being written where there are no unnamed files. What is left of them after a
-#: crash is no stored file: a name with a leading dot is never listed, served or given.
-STAGED_PREFIX = ".staged-"
+from ..utils import rewind
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be deleted and so needs no lock
+    fcntl = None  # type: ignore[assignment]
+
+#: Directory beside the files of a store where they are written on systems without unnamed files. What is in it is no
+#: stored file: a name with a leading dot is never listed, served or given.
+STAGING_DIRECTORY = ".staged"
+
+#: Seconds after its last change from which a staged file that nobody holds counts as left by a crash.
+ABANDONED_AFTER = 60
 
 # What open(2) answers where the system or the file system has no unnamed files.
 _NO_UNNAMED_FILES = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 
+# What link(2) answers where the file system has no second names: FAT and some network and user space ones.
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+# Bytes copied at a time through memory and, at most, inside the kernel.
+_CHUNK_SIZE = 256 * 1024
+_KERNEL_CHUNK_SIZE = 1 << 30
+
+# From linux/fcntl.h and linux/fs.h.
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+
 
 class StagedFile:
-    """A file being written in ``directory``, not visible under any name of the store yet."""
+    """A file being written for ``directory``, not visible under any name of the store yet."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        #: Where it lies until it is committed; None for an unnamed file, which ends with the process.
+        #: Where it lies until it is published; None for an unnamed file, which ends with the process.
         self.path: Path | None = None
-        self.stream: BinaryIO = os.fdopen(self._open(), "wb")
+        self.stream: BinaryIO = os.fdopen(self._open(directory), "w+b")
 
-    def _open(self) -> int:
+    def _open(self, directory: Path) -> int:
         unnamed = getattr(os, "O_TMPFILE", 0)
         if unnamed and os.path.isdir("/proc/self/fd"):
             try:
-                return os.open(self.directory, unnamed | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+                return os.open(directory, unnamed | os.O_RDWR | os.O_CLOEXEC, 0o600)
             except OSError as error:
                 if error.errno not in _NO_UNNAMED_FILES:
                     raise
-        self.path = self.directory / f"{STAGED_PREFIX}{secrets.token_hex(10)}"
-        return os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), 0o600)
+        hidden = directory / STAGING_DIRECTORY
+        hidden.mkdir(0o700, exist_ok=True)
+        delete_abandoned(hidden)
+        self.path = hidden / secrets.token_hex(10)
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(self.path, flags, 0o600)
+        _lock(descriptor)
+        return descriptor
 
     def finish(self, mode: int, fsync: bool) -> None:
         """Bring everything that was written to the file, with its permission bits, and to the disk if ``fsync``."""
@@ -46,22 +77,28 @@ class StagedFile:
         if fsync:
             os.fsync(self.stream.fileno())
 
-    def publish(self, name: str) -> None:
-        """Make the finished file visible.
+    def publish(self, target: Path) -> None:
+        """Make the finished file visible as ``target``, at most once.
 
         :raises FileExistsError: If the name is taken; the file can be published under another.
         """
-        target = self.directory / name
         if self.path is not None:
-            os.link(self.path, target)
+            self._publish_named(self.path, target)
             return
-        # Without the descriptor of a directory Python calls link(2), which does not follow the link in /proc.
-        directory = os.open(self.directory, os.O_RDONLY)
+        descriptor = self.stream.fileno()
+        # Without a descriptor here Python calls link(2), which does not follow the link in /proc. The path is absolute,
+        # so it does not matter which one.
+        os.link(f"/proc/self/fd/{descriptor}", target, src_dir_fd=descriptor, follow_symlinks=True)
+
+    def _publish_named(self, path: Path, target: Path) -> None:
         try:
-            source = f"/proc/self/fd/{self.stream.fileno()}"
-            os.link(source, target, src_dir_fd=directory, follow_symlinks=True)
-        finally:
-            os.close(directory)
+            os.link(path, target)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            if os.name == "nt":
+                self.stream.close()  # an open file cannot be renamed there
+            _rename_exclusively(path, target)
 
     def close(self) -> None:
         """Let go of what is not published."""
@@ -80,6 +117,89 @@ def staged(directory: Path) -> Iterator[StagedFile]:
         yield file
     finally:
         file.close()
+
+
+def copy_stream(source: IO[bytes], target: IO[bytes]) -> None:
+    """Copy a stream to a file, from its start if it can seek, inside the kernel if it is a large file itself."""
+    rewind(source)
+    descriptor = _file_descriptor(source)
+    if descriptor is None or not _copy_in_kernel(descriptor, target.fileno()):
+        shutil.copyfileobj(source, target, _CHUNK_SIZE)
+
+
+def _file_descriptor(stream: Any) -> int | None:
+    """Return the descriptor of a stream that is known to be a plain file; others may give the one of what they wrap."""
+    if isinstance(stream, tempfile.SpooledTemporaryFile):
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        # Below this it may be in memory, from where asking for its descriptor would write it to the disk.
+        return stream.fileno() if size > _CHUNK_SIZE * 4 else None
+    raw = getattr(stream, "raw", None)
+    return stream.fileno() if isinstance(raw, io.FileIO) else None
+
+
+def _copy_in_kernel(source: int, target: int) -> bool:
+    """Copy a file from its start to an empty one; return False, with nothing copied, where that is not possible."""
+    for copy in _kernel_copies():
+        position = 0
+        try:
+            while count := copy(source, target, position):
+                position += count
+        except OSError:
+            if position:
+                raise
+            continue
+        return True
+    return False
+
+
+def _kernel_copies() -> Iterator[Callable[[int, int, int], int]]:
+    if hasattr(os, "copy_file_range"):
+        yield lambda source, target, position: os.copy_file_range(source, target, _KERNEL_CHUNK_SIZE, position)
+    if sys.platform == "linux":  # elsewhere it writes to sockets only
+        yield lambda source, target, position: os.sendfile(target, source, position, _KERNEL_CHUNK_SIZE)
+
+
+def _rename_exclusively(source: Path, target: Path) -> None:
+    if os.name == "nt":
+        os.rename(source, target)  # fails there if the target exists
+        return
+    import ctypes  # rarely needed, and slow to load
+
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise OSError(
+            errno.EOPNOTSUPP, "the file system has no hard links, the system no exclusive rename", str(target)
+        )
+    if rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(target))
+
+
+def delete_abandoned(directory: Path) -> None:
+    """Delete the staged files in a staging directory that a crash has left: those that no process holds."""
+    for path in directory.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED_AFTER and not _is_locked(path):
+                path.unlink()
+
+
+def _lock(descriptor: int) -> None:
+    """Hold a file until it is closed, also by the end of the process. Some network file systems cannot."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_locked(path: Path) -> bool:
+    if fcntl is None:
+        return False
+    with path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def make_directories(directory: Path, mode: int) -> list[Path]:
@@ -106,7 +226,9 @@ def make_directories(directory: Path, mode: int) -> list[Path]:
 
 
 def fsync_directory(directory: Path) -> None:
-    """Bring the names in a directory to the disk."""
+    """Bring the names in a directory to the disk, where directories can be opened: not on Windows."""
+    if os.name == "nt":
+        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -39,8 +39,8 @@ def staging(request, monkeypatch):
         if not hasattr(os, "O_TMPFILE"):
             pytest.skip("this system has no unnamed files")
         return ""
-    monkeypatch.delattr("os.O_TMPFILE", raising=False)
-    return "vars(os).pop('O_TMPFILE', None)\n"
+    monkeypatch.setattr("os.O_TMPFILE", 0, raising=False)
+    return "os.O_TMPFILE = 0\n"
 
 
 @pytest.fixture

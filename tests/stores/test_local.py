@@ -25,5 +25,5 @@ class TestLocalStoreWithoutUnnamedFiles(StoreContract):
 
     @pytest.fixture
     def store(self, app, monkeypatch):
-        monkeypatch.delattr("os.O_TMPFILE", raising=False)
+        monkeypatch.setattr("os.O_TMPFILE", 0, raising=False)
         return LocalStore()

@@ -34,7 +34,8 @@ def filled(root, outside):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(path.encode())
     (root / ".env").write_bytes(b"secret")
-    (root / ".staged-0123456789").write_bytes(b"half a file")
+    (root / ".staged").mkdir()
+    (root / ".staged" / "0123456789").write_bytes(b"half a file")
     (root / "unclean .txt").mkdir()
     (root / "unclean .txt" / "e.txt").write_bytes(b"")
     (root / "con.txt").write_bytes(b"")
@@ -84,7 +85,7 @@ def test_what_is_no_regular_file_is_not_found(store, filled, name):
             verb(name)
 
 
-@pytest.mark.parametrize("name", [".env", ".hidden/d.txt", ".staged-0123456789", "unclean .txt/e.txt", "con.txt"])
+@pytest.mark.parametrize("name", [".env", ".hidden/d.txt", ".staged/0123456789", "unclean .txt/e.txt", "con.txt"])
 def test_a_file_whose_name_no_store_gives_is_out_of_reach(store, filled, name):
     for verb in (store.exists, store.open, store.stat, store.delete, store.path_for):
         with pytest.raises(InvalidNameError):

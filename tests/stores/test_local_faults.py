@@ -46,7 +46,7 @@ def test_a_process_killed_in_a_save_of_200_mb_leaves_nothing_under_a_name(
     assert process.wait(10) == -signal.SIGKILL
     left = all_files()
     # What was being written under a name is still there, as nothing that the store knows.
-    assert [name[:8] for name in left] == ([".staged-"] if staging else [])
+    assert [name.partition("/")[0] for name in left] == ([".staged"] if staging else [])
     assert list(store.list()) == []
     assert not store.exists("photo.jpg")
     for name in ["photo.jpg", *left]:
@@ -177,14 +177,6 @@ def test_a_process_without_a_free_descriptor(store, root, upload, staging):
     root.mkdir(parents=True)
 
     assert_fails_and_leaves_nothing(store, upload(), errno.EMFILE, during=free_descriptors(0))
-
-    assert store.save(upload()).filename == "photo.jpg"
-
-
-def test_a_process_without_a_descriptor_to_publish_with(store, root, upload):
-    root.mkdir(parents=True)
-
-    assert_fails_and_leaves_nothing(store, upload(), errno.EMFILE, during=free_descriptors(1))
 
     assert store.save(upload()).filename == "photo.jpg"
 

@@ -1,0 +1,325 @@
+"""An upload lands where it will stay."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from flask import Flask, Request, request
+
+from flask_store import Provider, Store
+from flask_store.receiving import MEMORY_SIZE, ReceivedFile, ReceivingRequest
+from flask_store.stores import BaseStore
+from flask_store.stores.local import LocalStore
+
+LARGE = bytes(range(256)) * (MEMORY_SIZE // 200)
+
+
+@pytest.fixture
+def received(app):
+    """Return a function that sends an upload in a request, which stays open for the test, and gives its file."""
+    contexts = []
+
+    def receive(content=LARGE, filename="large.bin"):
+        context = app.test_request_context(method="POST", data={"file": (io.BytesIO(content), filename)})
+        context.push()
+        contexts.append(context)
+        return request.files["file"]
+
+    yield receive
+    for context in reversed(contexts):
+        context.request.environ["wsgi.input"].close()
+        context.pop()
+
+
+@pytest.fixture(params=["unnamed", "named"])
+def either_way(request, monkeypatch):
+    """With unnamed files, and as on systems that have none."""
+    if request.param == "named":
+        monkeypatch.setattr("os.O_TMPFILE", 0, raising=False)
+
+
+def inode(path):
+    return os.stat(path).st_ino
+
+
+def content_of(saved):
+    with saved.open() as stream:
+        return stream.read()
+
+
+def files_below(directory):
+    return sorted(path for path in Path(directory).rglob("*") if path.is_file())
+
+
+def test_a_large_upload_is_published_without_a_copy(received, either_way):
+    file = received()
+    before = inode(file.stream.fileno())
+
+    saved = Provider(destination="photos").save(file)
+
+    assert inode(saved.absolute_path()) == before
+    assert content_of(saved) == LARGE
+    assert os.stat(saved.absolute_path()).st_mode & 0o777 == 0o644
+
+
+def test_a_small_upload_is_in_memory_until_it_is_saved(received, root):
+    file = received(LARGE[:MEMORY_SIZE])
+
+    assert file.stream.staged is None
+    assert not root.exists()
+    assert content_of(Provider().save(file)) == LARGE[:MEMORY_SIZE]
+
+
+@pytest.mark.parametrize("size", [0, 1, MEMORY_SIZE - 1, MEMORY_SIZE, MEMORY_SIZE + 1, 3 * 1024 * 1024])
+def test_every_byte_arrives(received, either_way, size):
+    content = (LARGE * 8)[:size]
+
+    assert content_of(Provider().save(received(content))) == content
+
+
+def test_nothing_remains_of_an_upload_that_is_not_saved(make_app, either_way):
+    app = make_app()
+
+    @app.post("/")
+    def view():
+        return str(len(request.files["file"].read()))
+
+    open_files = os.listdir("/proc/self/fd")
+    answer = app.test_client().post("/", data={"file": (io.BytesIO(LARGE), "large.bin")})
+
+    assert answer.text == str(len(LARGE))
+    assert files_below(app.instance_path) == []
+    assert os.listdir("/proc/self/fd") == open_files
+
+
+def test_a_second_save_is_a_file_of_its_own(received, either_way):
+    file = received()
+    first, second = Provider().save(file), Provider().save(file)
+
+    Path(first.absolute_path()).write_bytes(b"changed in place")
+
+    assert content_of(second) == LARGE
+
+
+def test_an_upload_can_be_saved_again_after_a_rollback(app, received, either_way):
+    file = received()
+    with pytest.raises(KeyError), app.extensions["store"].store.transaction():
+        Provider().save(file)
+        raise KeyError
+
+    saved = Provider().save(file)
+
+    assert saved.filename == "large.bin"
+    assert content_of(saved) == LARGE
+
+
+def test_nobody_writes_into_the_stored_file_through_the_upload(received, either_way):
+    file = received()
+    saved = Provider().save(file)
+
+    with pytest.raises(io.UnsupportedOperation):
+        file.stream.write(b"changed")
+
+    file.seek(0)
+    assert file.read() == LARGE == content_of(saved)
+    assert not file.stream.writable()
+
+
+def test_it_does_not_matter_what_was_done_with_the_upload_before(received, either_way, tmp_path):
+    file = received()
+    file.save(tmp_path / "copy.bin")
+    file.seek(7)
+    file.readline()
+
+    saved = Provider().save(file)
+
+    assert content_of(saved) == LARGE == (tmp_path / "copy.bin").read_bytes()
+
+
+def test_what_was_written_into_an_upload_is_stored(received, either_way):
+    file = received()
+    file.seek(0)
+    file.write(b"rotated")
+    file.truncate(len(LARGE) - 1)
+
+    assert content_of(Provider().save(file)) == b"rotated" + LARGE[7:-1]
+
+
+def test_an_upload_reads_like_any_file(received):
+    for content in (b"one\ntwo\nthree", b"one\ntwo\n" + LARGE):
+        stream = received(content).stream
+
+        assert (stream.readable(), stream.seekable(), stream.writable(), stream.closed) == (True, True, True, False)
+        assert list(stream) == io.BytesIO(content).readlines()
+        assert stream.tell() == len(content)
+        assert stream.seek(-3, io.SEEK_END) == len(content) - 3
+        assert stream.read1(2) + stream.read(None) == content[-3:]
+        assert stream.seek(0) == 0
+        assert stream.readinto(bytearray(4)) == 4
+        assert stream.readline(2) == b"tw"
+        text = io.TextIOWrapper(stream, encoding="latin-1")
+        assert text.readline() == "o\n"
+        text.detach()
+
+
+def test_a_taken_name_gets_a_random_part(received, either_way, upload):
+    Provider().save(upload(b"first", "large.bin"))
+
+    saved = Provider().save(received())
+
+    assert saved.filename != "large.bin"
+    assert content_of(saved) == LARGE
+
+
+def test_modes_are_honoured_whatever_the_size(app, received, either_way):
+    app.config.update(STORE_FILE_MODE=0o600, STORE_DIRECTORY_MODE=0o700)
+
+    saved = Provider(destination="photos").save(received())
+
+    assert os.stat(saved.absolute_path()).st_mode & 0o777 == 0o600
+    assert os.stat(Path(saved.absolute_path()).parent.parent).st_mode & 0o777 == 0o700
+
+
+def test_a_destination_in_another_file_system_gets_a_copy(app, received, root, either_way):
+    mounted = root / "mounted"
+    mounted.mkdir(parents=True)
+    mount = shutil.which("mount") and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", mounted])
+    if not mount or mount.returncode:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("mounting a file system needs root")
+    try:
+        file = received()
+        saved = Provider(destination="mounted").save(file)
+
+        assert content_of(saved) == LARGE
+        assert content_of(Provider().save(file)) == LARGE
+        assert files_below(mounted) == [mounted / "large.bin"]
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+
+
+def test_a_store_that_cannot_be_written_does_not_disturb_other_views(make_app, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    app = make_app(STORE_PATH=str(tmp_path / "file" / "uploads"))
+
+    @app.post("/")
+    def view():
+        return request.files["file"].read()
+
+    assert app.test_client().post("/", data={"file": (io.BytesIO(LARGE), "a.bin")}).data == LARGE
+
+
+def test_it_can_be_turned_off(make_app):
+    app = make_app(STORE_RECEIVE=False)
+    with app.test_request_context(method="POST", data={"file": (io.BytesIO(LARGE), "a.bin")}):
+        file = request.files["file"]
+
+        assert isinstance(file.stream, tempfile.SpooledTemporaryFile)
+        assert content_of(Provider().save(file)) == LARGE
+
+
+def test_a_request_class_of_the_developer_survives(tmp_path):
+    class Special(Request):
+        answer = 42
+
+    app = Flask("app", instance_path=str(tmp_path))
+    app.request_class = Special
+    Store(app)
+    with app.test_request_context(method="POST", data={"file": (io.BytesIO(LARGE), "a.bin")}):
+        assert isinstance(request._get_current_object(), Special)
+        assert request.answer == 42
+        assert isinstance(request.files["file"].stream, ReceivedFile)
+
+
+def test_a_request_class_set_later_means_the_ordinary_way(make_app):
+    app = make_app()
+    app.request_class = Request
+    with app.test_request_context(method="POST", data={"file": (io.BytesIO(LARGE), "a.bin")}):
+        assert not isinstance(request.files["file"].stream, ReceivedFile)
+        assert content_of(Provider().save(request.files["file"])) == LARGE
+
+
+class ElsewhereStore(LocalStore):
+    """Has its uploads written where it says."""
+
+    def receive(self, filename, content_type, content_length):
+        self.app.config["RECEIVED"] = (filename, content_type, content_length)
+        return io.BytesIO() if filename == "mine.txt" else None
+
+
+def test_a_store_says_where_its_uploads_land(app, monkeypatch):
+    monkeypatch.setattr(app.extensions["store"], "provider", ElsewhereStore)
+    with app.test_request_context(
+        method="POST", data={"mine": (io.BytesIO(b"m"), "mine.txt"), "other": (io.BytesIO(b"o"), "other.txt")}
+    ):
+        assert isinstance(request.files["mine"].stream, io.BytesIO)
+        assert isinstance(request.files["other"].stream, tempfile.SpooledTemporaryFile)
+        assert app.config["RECEIVED"] == ("other.txt", "text/plain", None)
+
+
+def test_a_store_that_says_nothing_gets_werkzeugs_own_file(app):
+    assert BaseStore.receive(Provider(), "a.txt", "text/plain", None) is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "data"),
+    [
+        ({"MAX_CONTENT_LENGTH": 1000}, {"file": (io.BytesIO(b"x" * 2000), "a.bin")}),
+        ({"MAX_FORM_PARTS": 2}, {"a": "1", "b": "2", "c": "3"}),
+        ({"MAX_FORM_MEMORY_SIZE": 1000}, {"text": "x" * 2000}),
+    ],
+)
+def test_the_limits_of_flask_hold(make_app, setting, data):
+    app = make_app(**setting)
+
+    @app.post("/")
+    def view():
+        return str(len(request.files) + len(request.form))
+
+    answer = app.test_client().post("/", data=data, content_type="multipart/form-data")
+
+    assert answer.status_code == 413
+    assert files_below(app.instance_path) == []
+
+
+def test_a_large_upload_passes_a_small_limit_for_text(make_app):
+    app = make_app(MAX_FORM_MEMORY_SIZE=100_000)
+    with app.test_request_context(method="POST", data={"file": (io.BytesIO(LARGE), "a.bin"), "text": "short"}):
+        assert content_of(Provider().save(request.files["file"])) == LARGE
+        assert request.form["text"] == "short"
+
+
+def test_other_bodies_are_read_as_ever(make_app):
+    app = make_app()
+
+    @app.post("/form")
+    def form():
+        return request.form["text"]
+
+    @app.post("/stream")
+    def stream():
+        return request.stream.read()
+
+    @app.post("/twice")
+    def twice():
+        return str(len(request.get_data())) + str(len(request.files["file"].read()))
+
+    client = app.test_client()
+
+    assert client.post("/form", data={"text": "url-encoded"}).text == "url-encoded"
+    assert client.post("/stream", data=LARGE, content_type="application/octet-stream").data == LARGE
+    answer = client.post("/twice", data={"file": (io.BytesIO(LARGE), "a.bin")}).text
+    assert answer.endswith(str(len(LARGE)))
+    assert int(answer.removesuffix(str(len(LARGE)))) > len(LARGE)
+
+
+def test_an_application_without_a_store_is_not_disturbed():
+    app = Flask("app")
+    app.request_class = ReceivingRequest
+    with app.test_request_context(method="POST", data={"file": (io.BytesIO(LARGE), "a.bin")}):
+        assert request.files["file"].read() == LARGE

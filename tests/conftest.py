@@ -24,11 +24,15 @@ AppFactory = Callable[..., Flask]
 
 @pytest.fixture
 def make_app(tmp_path: Path) -> AppFactory:
-    """Return a function that makes an application with a store, its instance folder below ``tmp_path``."""
+    """Return a function that makes an application with a store, its instance folder below ``tmp_path``.
+
+    Settings in the environment count, so that the tests can be run with others than the defaults.
+    """
 
     def make(name: str = "app", **config: Any) -> Flask:
         app = Flask(name, instance_path=str(tmp_path / f"{name}-instance"))
         app.config.from_mapping(TESTING=True, SECRET_KEY="test", WTF_CSRF_ENABLED=False)
+        app.config.from_prefixed_env()
         app.config.from_mapping(config)
         Store(app)
         return app

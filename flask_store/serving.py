@@ -54,6 +54,7 @@ def register(app: Flask, provider: type[BaseStore], url_prefix: str) -> None:
     def file(filename: str) -> Response:
         return _respond(provider(), filename)
 
+    blueprint.after_request(_harden)
     app.register_blueprint(blueprint)
 
 
@@ -67,7 +68,7 @@ def _respond(store: BaseStore, filename: str) -> Response:
     name = filename.rpartition("/")[2]
     content_type = inline_type(name)
     try:
-        response = send_file(
+        return send_file(
             path,
             # A type that is given is not guessed, and neither is a Content-Encoding.
             mimetype=content_type or "application/octet-stream",
@@ -76,7 +77,11 @@ def _respond(store: BaseStore, filename: str) -> Response:
         )
     except FileNotFoundError:  # deleted a moment ago
         abort(404)
-    is_media = content_type is not None and content_type.startswith(("audio/", "video/"))
-    response.headers["Content-Security-Policy"] = _MEDIA_POLICY if is_media else _POLICY
+
+
+def _harden(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
+    if response.status_code != 404:  # that page is the application's own
+        is_media = (response.mimetype or "").startswith(("audio/", "video/"))
+        response.headers["Content-Security-Policy"] = _MEDIA_POLICY if is_media else _POLICY
     return response

@@ -121,7 +121,7 @@ class BaseStore:
 
         The stream is read from its start if it can seek, else from where it is, to its end, and left open.
 
-        :raises InvalidNameError: If no file was chosen (the upload has no filename).
+        :raises InvalidNameError: If no file was chosen: there is no upload, or it has no filename.
         :raises ServiceError: If the store fails; nothing of the file is left behind.
         """
         self._missing("save")

@@ -174,10 +174,10 @@ def _followed(root: str, path: str) -> Path:
     return real
 
 
-def _filename_of(file: FileStorage) -> str:
-    if not isinstance(file, FileStorage):
+def _filename_of(file: FileStorage | None) -> str:
+    if file is not None and not isinstance(file, FileStorage):
         raise TypeError(f"save() takes an uploaded file, a werkzeug FileStorage, not {file!r}")
-    if not file.filename:
+    if file is None or not file.filename:
         raise InvalidNameError("", "no file was chosen")
     return file.filename
 

@@ -143,17 +143,17 @@ def test_a_freed_name_is_given_again(store, upload):
     assert store.save(upload()).filename == "photo.jpg"
 
 
-@pytest.mark.parametrize("filename", ["", None])
-def test_an_upload_without_a_name_is_refused_and_makes_nothing(store, root, filename):
+@pytest.mark.parametrize("file", [FileStorage(filename=""), FileStorage(filename=None), None])
+def test_where_no_file_was_chosen_saving_says_so_and_makes_nothing(store, root, file):
     with pytest.raises(InvalidNameError, match="no file was chosen"):
-        store.save(FileStorage(io.BytesIO(b""), filename=filename))
+        store.save(file)
 
     assert not root.exists()
 
 
 def test_what_is_no_upload_is_refused_in_words(store, root):
-    with pytest.raises(TypeError, match="werkzeug FileStorage, not None"):
-        store.save(None)
+    with pytest.raises(TypeError, match="werkzeug FileStorage, not 'photo.jpg'"):
+        store.save("photo.jpg")
 
     assert not root.exists()
 

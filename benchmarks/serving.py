@@ -12,13 +12,11 @@ import argparse
 import http.client
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
+
+from measure import WORKERS, cpu_seconds, serve
 
 APP = """
 from flask import Flask, send_from_directory
@@ -33,31 +31,6 @@ def plain(filename):
 """
 
 ROUTES = {"send_from_directory": "/plain/", "flask_store.file": "/uploads/"}
-
-
-@contextmanager
-def gunicorn(folder: Path, worker: str):
-    command = [sys.executable, "-m", "gunicorn", "-k", worker, "-w", "1", "-b", "127.0.0.1:0", "--log-level", "info"]
-    command += ["--threads", "4"] if worker == "gthread" else []
-    server = subprocess.Popen([*command, "served:app"], cwd=folder, stderr=subprocess.PIPE, text=True)
-    try:
-        port = None
-        for line in server.stderr:
-            if "Listening at" in line:
-                port = int(line.rpartition(":")[2].split()[0])
-            if "Booting worker" in line:
-                pid = int(line.rpartition(" ")[2])
-                break
-        threading.Thread(target=server.stderr.read, daemon=True).start()
-        yield port, pid
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def get(port: int, url: str) -> None:
@@ -96,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2)
-    parser.add_argument("--workers", nargs="+", default=["sync", "gthread"])
+    parser.add_argument("--workers", nargs="+", choices=WORKERS, default=["sync", "gthread"])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -109,7 +82,7 @@ def main() -> None:
         for worker in arguments.workers:
             small: dict[str, list[float]] = {name: [] for name in ROUTES}
             large: dict[str, list[float]] = {name: [] for name in ROUTES}
-            with gunicorn(folder, worker) as (port, pid):
+            with serve(folder, worker) as (port, pid):
                 for _ in range(arguments.rounds):
                     for name, prefix in ROUTES.items():
                         small[name].append(seconds_a_request(port, f"{prefix}small.jpg", arguments.seconds) * 1000)

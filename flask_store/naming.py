@@ -6,6 +6,7 @@ refuses one that is not safe. A *path* is one or more names joined by ``/``.
 
 from __future__ import annotations
 
+import functools
 import re
 import secrets
 import unicodedata
@@ -69,9 +70,8 @@ def check(name: str) -> None:
 
     :raises InvalidNameError: If the name is not safe.
     """
-    safe = clean(name)
-    if name != safe:
-        raise InvalidNameError(name, f"use {safe!r}")
+    if not _is_clean(name):
+        raise InvalidNameError(name, f"use {clean(name)!r}")
 
 
 def check_path(path: str) -> None:
@@ -82,8 +82,18 @@ def check_path(path: str) -> None:
     for name in path.split("/"):
         if not name:
             raise InvalidNameError(path, "it must be relative, with one '/' between two names")
-        if name != clean(name):
+        if not _is_clean(name):
             raise InvalidNameError(path, f"{name!r} in it is not safe")
+
+
+def _is_clean(name: str) -> bool:
+    # Longer ones are not remembered: they may be very long.
+    return len(name) <= MAX_NAME_SIZE and _is_clean_short(name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_clean_short(name: str) -> bool:
+    return clean(name) == name
 
 
 def split_extension(name: str) -> tuple[str, str]:

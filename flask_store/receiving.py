@@ -10,7 +10,6 @@ import functools
 import io
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from flask import Request, current_app
@@ -27,7 +26,12 @@ if TYPE_CHECKING:
 MEMORY_SIZE = 256 * 1024
 
 #: Bytes asked of the server at a time. With less the reading costs more than the parsing, as measured with gunicorn.
-READ_AHEAD_SIZE = 1024 * 1024
+READ_AHEAD_SIZE = 512 * 1024
+
+# glibc gives freed memory back to the system beyond twice the largest block that it ever mapped and freed (mallopt(3),
+# M_MMAP_THRESHOLD, "dynamic"). Buffers of some 100 KiB that are freed and asked for again are then paged in anew each
+# time, which costs more than reading and parsing an upload. One block of this size is enough for all of them.
+_LARGE_BLOCK_SIZE = 4 * 1024 * 1024
 
 
 class ReceivedFile(io.BufferedIOBase):
@@ -40,11 +44,12 @@ class ReceivedFile(io.BufferedIOBase):
 
     def __init__(self, stage: Callable[[], StagedFile]) -> None:
         self._stage = stage
-        self._file: IO[bytes] = io.BytesIO()
+        #: The plain file that has the bytes: in memory, staged, or the published one.
+        self.file: IO[bytes] = io.BytesIO()
         #: What can be published; None while the upload is in memory, and once it is published.
         self.staged: StagedFile | None = None
 
-    def publish(self, publish: Callable[[StagedFile], Path]) -> Path:
+    def publish(self, publish: Callable[[StagedFile], str]) -> str:
         """Have the staged file published, and keep a read-only handle on its bytes.
 
         Nobody writes into the stored file through the upload then, and it cannot be published again: two names of
@@ -54,60 +59,55 @@ class ReceivedFile(io.BufferedIOBase):
         """
         assert self.staged is not None
         path = publish(self.staged)
-        published = path.open("rb")
+        published = open(path, "rb")
         self.staged.close()
-        self.staged, self._file = None, published
+        self.staged, self.file = None, published
         return path
 
     def write(self, data: ReadableBuffer, /) -> int:
-        if isinstance(self._file, io.BytesIO) and self._file.tell() + memoryview(data).nbytes > MEMORY_SIZE:
+        if isinstance(self.file, io.BytesIO) and self.file.tell() + memoryview(data).nbytes > MEMORY_SIZE:
             self._roll_over()
-        return self._file.write(data)
+        return self.file.write(data)
 
     def _roll_over(self) -> None:
-        position, content = self._file.tell(), self._file
+        position, content = self.file.tell(), self.file
         assert isinstance(content, io.BytesIO)
         try:
             self.staged = self._stage()
         except OSError:
             # This upload may not be meant for the store at all; if it is, saving it says what is wrong.
-            self._file = tempfile.TemporaryFile()
+            self.file = tempfile.TemporaryFile()
         else:
-            self._file = self.staged.stream
-        self._file.write(content.getbuffer())
-        self._file.seek(position)
-
-    @property
-    def raw(self) -> Any:
-        """What a file on the disk is read from, None while the upload is in memory."""
-        return getattr(self._file, "raw", None)
+            self.file = self.staged.stream
+        self.file.write(content.getbuffer())
+        self.file.seek(position)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        return self._file.read(-1 if size is None else size)
+        return self.file.read(-1 if size is None else size)
 
     def read1(self, size: int = -1, /) -> bytes:
-        return self._file.read1(size)  # type: ignore[attr-defined, no-any-return]  # all files here have it
+        return self.file.read1(size)  # type: ignore[attr-defined, no-any-return]  # all files here have it
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        return self._file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]  # all files here have it
+        return self.file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]  # all files here have it
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        return self._file.readline(-1 if size is None else size)
+        return self.file.readline(-1 if size is None else size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        return self._file.seek(offset, whence)
+        return self.file.seek(offset, whence)
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self.file.tell()
 
     def truncate(self, size: int | None = None, /) -> int:
-        return self._file.truncate(size)
+        return self.file.truncate(size)
 
     def flush(self) -> None:
-        self._file.flush()
+        self.file.flush()
 
     def fileno(self) -> int:
-        return self._file.fileno()
+        return self.file.fileno()
 
     def readable(self) -> bool:
         return True
@@ -116,12 +116,12 @@ class ReceivedFile(io.BufferedIOBase):
         return True
 
     def writable(self) -> bool:
-        return self._file.writable()
+        return self.file.writable()
 
     def close(self) -> None:
         if not self.closed:
             super().close()
-            (self.staged or self._file).close()
+            (self.staged or self.file).close()
 
 
 class ReceivingRequest(Request):
@@ -131,8 +131,11 @@ class ReceivingRequest(Request):
         parser = super().make_form_data_parser()
         state = current_app.extensions.get("store")
         store: BaseStore | None = state and state.provider()
-        if store is not None and store.settings.receive:
-            parser.stream_factory = functools.partial(_land, store, parser.stream_factory)
+        if store is None or not store.settings.receive:
+            return parser
+        parser.stream_factory = functools.partial(_land, store, parser.stream_factory)
+        if self.content_length is None or self.content_length > MEMORY_SIZE:
+            _keep_freed_memory()
             parser.parse = functools.partial(_parse_ahead, parser.parse)  # type: ignore[method-assign]
         return parser
 
@@ -140,6 +143,12 @@ class ReceivingRequest(Request):
 def request_class(base: type[Request]) -> type[Request]:
     """Return a request class that also receives uploads for the store."""
     return type(base.__name__, (ReceivingRequest, base), {"__module__": base.__module__})
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Have the C library keep some MiB of freed memory; once a process is enough."""
+    bytes(_LARGE_BLOCK_SIZE)
 
 
 def _land(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, BinaryIO, ClassVar, cast
@@ -20,7 +20,7 @@ from ..exceptions import AlreadyExistsError, InvalidNameError, NotFoundError, Se
 from ..files import StoreFile
 from ..receiving import ReceivedFile
 from .base import BaseStore, FileStat, guess_content_type
-from .staging import StagedFile, copy_stream, fsync_directory, make_directories, staged
+from .staging import StagedFile, copy_stream, fsync_directory, make_directories
 
 # After the first name each is new by 80 random bits: a second collision means a broken file system.
 _MAX_TRIES = 5
@@ -49,11 +49,16 @@ class LocalStore(BaseStore):
     @property
     def root(self) -> Path:
         """The directory ``STORE_PATH``, absolute."""
-        return Path(self.app.instance_path, self.settings.path)
+        return Path(self._root)
+
+    # The way of an upload works with text: a Path costs more than the system call that it is for.
+    @property
+    def _root(self) -> str:
+        return os.path.join(self.app.instance_path, self.settings.path)
 
     @property
     def store_path(self) -> str:
-        return self._below(str(self.root))
+        return self._below(self._root)
 
     def join(self, *parts: str) -> str:
         path = safe_join(*parts)
@@ -63,23 +68,25 @@ class LocalStore(BaseStore):
 
     def path_for(self, filename: str) -> Path:
         naming.check_path(filename)
-        return self._contained(self.relative_path(filename))
+        return Path(self._contained(self.relative_path(filename)))
 
-    def _contained(self, path: str) -> Path:
+    def _contained(self, path: str) -> str:
         """Return where a checked path from the root is on the disk. Whatever touches the disk asks here."""
-        place = root = str(self.root)
+        place = root = self._root
         for name in path.split("/") if path else ():
             place = f"{place}/{name}"
             if os.path.islink(place):
                 return _followed(root, path)
-        return Path(place)
+        return place
 
-    def _directory(self) -> Path:
+    def _directory(self) -> str:
         """Return where the files of this destination are."""
         return self._contained(self.destination or "")
 
     def exists(self, filename: str) -> bool:
         naming.check_path(filename)
+        if not os.path.lexists(f"{self._root}/{self.relative_path(filename)}"):
+            return False
         try:
             self.stat(filename)
         except (NotFoundError, InvalidNameError):  # a link that leads out is no file of the store
@@ -91,48 +98,68 @@ class LocalStore(BaseStore):
         naming.check(name)
         directory = self._directory()
         try:
-            made = make_directories(directory, self.settings.directory_mode)
-            path = self._write(file.stream, directory / name)
+            path = self._write(file.stream, f"{directory}/{name}")
             if self.settings.fsync:
-                _keep_or_delete(path, made)
+                self._keep_or_delete(path)
         except OSError as error:
             if isinstance(error, StoreError):
                 raise
             raise ServiceError(f"could not store {name!r} in {directory}: {error}") from error
-        return StoreFile.of(self, path.name)
+        return StoreFile.of(self, os.path.basename(path))
 
-    def _write(self, stream: IO[bytes], path: Path) -> Path:
+    def _write(self, stream: IO[bytes], path: str) -> str:
         """Publish an upload that is in this file system already, or else a copy of it; return where."""
         if isinstance(stream, ReceivedFile) and stream.staged is not None:
+            self._make_directory(os.path.dirname(path))
             try:
                 return stream.publish(lambda target: self._publish(target, path))
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-        with staged(path.parent) as target:
-            copy_stream(stream, target.stream)
+        with contextlib.closing(self._stage(os.path.dirname(path))) as target:
+            copy_stream(stream.file if isinstance(stream, ReceivedFile) else stream, target.stream)
             return self._publish(target, path)
 
-    def _publish(self, target: StagedFile, path: Path) -> Path:
+    def _publish(self, target: StagedFile, path: str) -> str:
         """Publish a file under its name or, where that is taken, under one with a random part."""
         target.finish(self.settings.file_mode, self.settings.fsync)
+        directory, name = os.path.split(path)
         candidate = path
         for _ in range(_MAX_TRIES):
             try:
                 target.publish(candidate)
             except FileExistsError:
-                candidate = path.with_name(naming.add_random(path.name))
+                candidate = os.path.join(directory, naming.add_random(name))
             else:
                 return candidate
-        raise AlreadyExistsError(path.name)
+        raise AlreadyExistsError(name)
+
+    def _keep_or_delete(self, path: str) -> None:
+        """Bring the name of a published file, and those of its directories, to the disk; delete it if that fails."""
+        # Another process may have made a directory a moment ago, and not have brought it to the disk yet.
+        above = Path(os.path.realpath(self._root)).parent
+        try:
+            for directory in Path(path).parents:
+                fsync_directory(directory)
+                if directory == above:
+                    break
+        except OSError:
+            os.unlink(path)
+            raise
 
     def receive(self, filename: str, content_type: str, content_length: int | None) -> IO[bytes]:
-        return cast(IO[bytes], ReceivedFile(self._stage))
-
-    def _stage(self) -> StagedFile:
         # Which destination it is meant for is not known yet; the root is in the same file system, as a rule.
-        make_directories(self.root, self.settings.directory_mode)
-        return StagedFile(self.root)
+        return cast(IO[bytes], ReceivedFile(lambda: self._stage(self._root)))
+
+    def _stage(self, directory: str) -> StagedFile:
+        try:
+            return StagedFile(directory)
+        except FileNotFoundError:
+            self._make_directory(directory)
+            return StagedFile(directory)
+
+    def _make_directory(self, directory: str) -> None:
+        make_directories(Path(directory), self.settings.directory_mode, self.settings.fsync)
 
     def open(self, filename: str) -> BinaryIO:
         self.stat(filename)  # opening a FIFO would block
@@ -141,14 +168,16 @@ class LocalStore(BaseStore):
 
     def delete(self, filename: str) -> None:
         naming.check_path(filename)
-        below, _, name = filename.rpartition("/")
-        directory = self.path_for(below) if below else self._directory()
-        with suppress(NotFoundError), _translated_errors(filename):
-            (directory / name).unlink()
+        below, _, name = self.relative_path(filename).rpartition("/")
+        directory = self._contained(below)
+        with contextlib.suppress(NotFoundError), _translated_errors(filename):
+            os.unlink(f"{directory}/{name}")
 
     def stat(self, filename: str) -> FileStat:
+        naming.check_path(filename)
+        path = self._contained(self.relative_path(filename))
         with _translated_errors(filename):
-            result = self.path_for(filename).stat()
+            result = os.stat(path)
         if not stat.S_ISREG(result.st_mode):
             raise NotFoundError(filename)
         modified = datetime.fromtimestamp(result.st_mtime, UTC)
@@ -156,14 +185,14 @@ class LocalStore(BaseStore):
 
     def list(self, prefix: str = "") -> Iterator[StoreFile]:
         below, slash, start = prefix.rpartition("/")
-        top = self.path_for(below) if slash else self._directory()
+        top = self.path_for(below) if slash else Path(self._directory())
         with _translated_errors(prefix):
             for path in _walk(top, below, start):
                 directory, _, name = path.rpartition("/")
                 yield StoreFile.of(self.at(self.relative_path(directory) if directory else self.destination), name)
 
 
-def _followed(root: str, path: str) -> Path:
+def _followed(root: str, path: str) -> str:
     """Return where a path with symbolic links in it ends, if that is inside the root and not hidden."""
     real_root = Path(os.path.realpath(root))
     real = Path(os.path.realpath(os.path.join(root, path)))
@@ -171,7 +200,7 @@ def _followed(root: str, path: str) -> Path:
         raise InvalidNameError(path, "a symbolic link leads it out of the store")
     if any(part.startswith(".") for part in real.relative_to(real_root).parts):
         raise InvalidNameError(path, "a symbolic link leads it to a hidden place")
-    return real
+    return str(real)
 
 
 def _filename_of(file: FileStorage | None) -> str:
@@ -180,16 +209,6 @@ def _filename_of(file: FileStorage | None) -> str:
     if file is None or not file.filename:
         raise InvalidNameError("", "no file was chosen")
     return file.filename
-
-
-def _keep_or_delete(path: Path, made: Iterable[Path]) -> None:
-    """Bring the name of a published file, and those of new directories, to the disk; delete it if that fails."""
-    try:
-        for directory in (path.parent, *(directory.parent for directory in made)):
-            fsync_directory(directory)
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _walk(directory: Path, below: str, start: str = "") -> Iterator[str]:
@@ -213,7 +232,7 @@ def _walk(directory: Path, below: str, start: str = "") -> Iterator[str]:
             yield path
 
 
-@contextmanager
+@contextlib.contextmanager
 def _translated_errors(name: str) -> Iterator[None]:
     try:
         yield

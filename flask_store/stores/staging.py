@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import os
 import secrets
@@ -30,7 +31,7 @@ STAGING_DIRECTORY = ".staged"
 ABANDONED_AFTER = 60
 
 # What open(2) answers where the system or the file system has no unnamed files.
-_NO_UNNAMED_FILES = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
+_NO_UNNAMED_FILES = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 
 # What link(2) answers where the file system has no second names: FAT and some network and user space ones.
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
@@ -47,20 +48,20 @@ _RENAME_NOREPLACE = 1
 class StagedFile:
     """A file being written for ``directory``, not visible under any name of the store yet."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: str | Path) -> None:
         #: Where it lies until it is published; None for an unnamed file, which ends with the process.
         self.path: Path | None = None
         self.stream: BinaryIO = os.fdopen(self._open(directory), "w+b")
 
-    def _open(self, directory: Path) -> int:
+    def _open(self, directory: str | Path) -> int:
         unnamed = getattr(os, "O_TMPFILE", 0)
-        if unnamed and os.path.isdir("/proc/self/fd"):
+        if unnamed and _has_proc():
             try:
                 return os.open(directory, unnamed | os.O_RDWR | os.O_CLOEXEC, 0o600)
             except OSError as error:
                 if error.errno not in _NO_UNNAMED_FILES:
                     raise
-        hidden = directory / STAGING_DIRECTORY
+        hidden = Path(directory, STAGING_DIRECTORY)
         hidden.mkdir(0o700, exist_ok=True)
         delete_abandoned(hidden)
         self.path = hidden / secrets.token_hex(10)
@@ -77,7 +78,7 @@ class StagedFile:
         if fsync:
             os.fsync(self.stream.fileno())
 
-    def publish(self, target: Path) -> None:
+    def publish(self, target: str | Path) -> None:
         """Make the finished file visible as ``target``, at most once.
 
         :raises FileExistsError: If the name is taken; the file can be published under another.
@@ -90,7 +91,7 @@ class StagedFile:
         # so it does not matter which one.
         os.link(f"/proc/self/fd/{descriptor}", target, src_dir_fd=descriptor, follow_symlinks=True)
 
-    def _publish_named(self, path: Path, target: Path) -> None:
+    def _publish_named(self, path: Path, target: str | Path) -> None:
         try:
             os.link(path, target)
         except OSError as error:
@@ -109,18 +110,17 @@ class StagedFile:
             self.path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def staged(directory: Path) -> Iterator[StagedFile]:
-    """Return a block that writes one file; what it has not published at its end is gone."""
-    file = StagedFile(directory)
-    try:
-        yield file
-    finally:
-        file.close()
+@functools.cache
+def _has_proc() -> bool:
+    """Return whether the kernel tells a process its open files: an unnamed one is published through that."""
+    return os.path.isdir("/proc/self/fd")
 
 
 def copy_stream(source: IO[bytes], target: IO[bytes]) -> None:
-    """Copy a stream to a file, from its start if it can seek, inside the kernel if it is a large file itself."""
+    """Copy a stream to an empty file, from its start if it can seek, inside the kernel if it is a large file."""
+    if type(source) is io.BytesIO:  # a subclass may read something else than what it holds
+        target.write(source.getbuffer())
+        return
     rewind(source)
     descriptor = _file_descriptor(source)
     if descriptor is None or not _copy_in_kernel(descriptor, target.fileno()):
@@ -160,7 +160,7 @@ def _kernel_copies() -> Iterator[Callable[[int, int, int], int]]:
         yield lambda source, target, position: os.sendfile(target, source, position, _KERNEL_CHUNK_SIZE)
 
 
-def _rename_exclusively(source: Path, target: Path) -> None:
+def _rename_exclusively(source: Path, target: str | Path) -> None:
     if os.name == "nt":
         os.rename(source, target)  # fails there if the target exists
         return
@@ -202,27 +202,24 @@ def _is_locked(path: Path) -> bool:
         return False
 
 
-def make_directories(directory: Path, mode: int) -> list[Path]:
+def make_directories(directory: Path, mode: int, fsync: bool = False) -> None:
     """Make a directory and those above it that are missing, each with just these permission bits.
 
-    :returns: The ones that were made, the highest first.
+    :param fsync: Whether to bring each to the disk.
     """
-    missing = []
-    while not directory.is_dir():
-        missing.append(directory)
-        directory = directory.parent
-    made = []
-    for path in reversed(missing):
-        try:
-            path.mkdir(mode)
-        except FileExistsError:
-            if not path.is_dir():
-                raise
-        else:
-            # The umask may have taken bits away; it belongs to the whole process and stays untouched.
-            path.chmod(mode)
-            made.append(path)
-    return made
+    if directory.is_dir():
+        return
+    make_directories(directory.parent, mode, fsync)
+    try:
+        directory.mkdir(mode)
+    except FileExistsError:
+        if not directory.is_dir():
+            raise
+    else:
+        # The umask may have taken bits away; it belongs to the whole process and stays untouched.
+        directory.chmod(mode)
+        if fsync:
+            fsync_directory(directory.parent)
 
 
 def fsync_directory(directory: Path) -> None:

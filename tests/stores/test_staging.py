@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from werkzeug.datastructures import FileStorage
 
 from flask_store import Provider, ServiceError
-from flask_store.stores.staging import STAGING_DIRECTORY, StagedFile, copy_stream, make_directories, staged
+from flask_store.stores.staging import STAGING_DIRECTORY, StagedFile, copy_stream, make_directories
 
 LARGE = bytes(range(256)) * 1200
 
@@ -29,7 +30,7 @@ def content_of(saved):
 
 
 def test_it_can_be_seen_under_no_name_of_the_store_until_it_is_published(tmp_path, staging):
-    with staged(tmp_path) as file:
+    with closing(StagedFile(tmp_path)) as file:
         file.stream.write(b"whole")
         before = files_below(tmp_path)
         file.finish(0o600, fsync=False)
@@ -43,7 +44,7 @@ def test_it_can_be_seen_under_no_name_of_the_store_until_it_is_published(tmp_pat
 def test_it_replaces_nothing_and_can_be_published_under_another_name(tmp_path, staging):
     (tmp_path / "a.txt").write_bytes(b"first")
 
-    with staged(tmp_path) as file:
+    with closing(StagedFile(tmp_path)) as file:
         file.stream.write(b"second")
         file.finish(0o600, fsync=False)
         with pytest.raises(FileExistsError):
@@ -55,7 +56,7 @@ def test_it_replaces_nothing_and_can_be_published_under_another_name(tmp_path, s
 
 
 def test_what_is_not_published_is_gone(tmp_path, staging):
-    with staged(tmp_path) as file:
+    with closing(StagedFile(tmp_path)) as file:
         file.stream.write(b"given up")
 
     assert files_below(tmp_path) == []
@@ -63,7 +64,7 @@ def test_what_is_not_published_is_gone(tmp_path, staging):
 
 
 def test_while_it_is_written_it_is_its_owners_alone(tmp_path, staging):
-    with staged(tmp_path) as file:
+    with closing(StagedFile(tmp_path)) as file:
         mode = os.fstat(file.stream.fileno()).st_mode
 
     assert mode & 0o077 == 0
@@ -81,7 +82,7 @@ def test_a_file_system_without_unnamed_files_gets_a_named_one(tmp_path, monkeypa
 
     monkeypatch.setattr(os, "open", refuse_unnamed)
 
-    with staged(tmp_path) as file:
+    with closing(StagedFile(tmp_path)) as file:
         file.stream.write(b"whole")
         assert len(files_below(tmp_path)) == 1
         file.finish(0o600, fsync=False)
@@ -91,13 +92,14 @@ def test_a_file_system_without_unnamed_files_gets_a_named_one(tmp_path, monkeypa
     assert (tmp_path / "a.txt").read_bytes() == b"whole"
 
 
-def test_directories_are_made_and_told_from_the_highest_down(tmp_path):
-    (tmp_path / "there").mkdir()
+def test_missing_directories_are_made_with_their_bits_and_others_left_alone(tmp_path):
+    (tmp_path / "there").mkdir(0o700)
 
-    made = make_directories(tmp_path / "there" / "a" / "b", 0o750)
+    make_directories(tmp_path / "there" / "a" / "b", 0o750)
+    make_directories(tmp_path / "there" / "a", 0o755)
 
-    assert made == [tmp_path / "there" / "a", tmp_path / "there" / "a" / "b"]
-    assert make_directories(tmp_path / "there" / "a" / "b", 0o750) == []
+    modes = [(tmp_path / path).stat().st_mode & 0o777 for path in ("there", "there/a", "there/a/b")]
+    assert modes == [0o700, 0o750, 0o750]
 
 
 def test_a_file_in_the_way_of_a_directory_is_an_error(tmp_path):

@@ -20,7 +20,7 @@ from ..exceptions import AlreadyExistsError, InvalidNameError, NotFoundError, Se
 from ..files import StoreFile
 from ..receiving import ReceivedFile
 from .base import BaseStore, FileStat, guess_content_type
-from .staging import StagedFile, copy_stream, fsync_directory, make_directories
+from .staging import StagedFile, fsync_directory, make_directories
 
 # After the first name each is new by 80 random bits: a second collision means a broken file system.
 _MAX_TRIES = 5
@@ -94,8 +94,7 @@ class LocalStore(BaseStore):
         return True
 
     def save(self, file: FileStorage) -> StoreFile:
-        name = self.safe_filename(_filename_of(file))
-        naming.check(name)
+        name = self._name_for(_filename_of(file))
         directory = self._directory()
         try:
             path = self._write(file.stream, f"{directory}/{name}")
@@ -107,6 +106,14 @@ class LocalStore(BaseStore):
             raise ServiceError(f"could not store {name!r} in {directory}: {error}") from error
         return StoreFile.of(self, os.path.basename(path))
 
+    def _name_for(self, filename: str) -> str:
+        """Return the name that an upload wants; whether it is free is told by publishing it."""
+        if type(self).safe_filename is BaseStore.safe_filename:
+            return naming.clean(filename)  # looking for a free name first would be in vain
+        name = self.safe_filename(filename)
+        naming.check(name)
+        return name
+
     def _write(self, stream: IO[bytes], path: str) -> str:
         """Publish an upload that is in this file system already, or else a copy of it; return where."""
         if isinstance(stream, ReceivedFile) and stream.staged is not None:
@@ -117,7 +124,7 @@ class LocalStore(BaseStore):
                 if error.errno != errno.EXDEV:
                     raise
         with contextlib.closing(self._stage(os.path.dirname(path))) as target:
-            copy_stream(stream.file if isinstance(stream, ReceivedFile) else stream, target.stream)
+            target.copy(stream.file if isinstance(stream, ReceivedFile) else stream)
             return self._publish(target, path)
 
     def _publish(self, target: StagedFile, path: str) -> str:

@@ -51,7 +51,22 @@ class StagedFile:
     def __init__(self, directory: str | Path) -> None:
         #: Where it lies until it is published; None for an unnamed file, which ends with the process.
         self.path: Path | None = None
-        self.stream: BinaryIO = os.fdopen(self._open(directory), "w+b")
+        self._descriptor = self._open(directory)
+        self._stream: BinaryIO | None = None
+
+    @property
+    def stream(self) -> BinaryIO:
+        """The file, to be written and read."""
+        if self._stream is None:
+            self._stream = os.fdopen(self._descriptor, "w+b")
+        return self._stream
+
+    def copy(self, source: IO[bytes]) -> None:
+        """Write a stream from its start, if it can seek, to its end."""
+        if type(source) is io.BytesIO:  # a subclass may read something else than what it holds
+            _write_all(self._descriptor, source.getbuffer())
+        else:
+            copy_stream(source, self.stream)
 
     def _open(self, directory: str | Path) -> int:
         unnamed = getattr(os, "O_TMPFILE", 0)
@@ -72,11 +87,12 @@ class StagedFile:
 
     def finish(self, mode: int, fsync: bool) -> None:
         """Bring everything that was written to the file, with its permission bits, and to the disk if ``fsync``."""
-        self.stream.flush()
+        if self._stream is not None:
+            self._stream.flush()
         if hasattr(os, "fchmod"):
-            os.fchmod(self.stream.fileno(), mode)
+            os.fchmod(self._descriptor, mode)
         if fsync:
-            os.fsync(self.stream.fileno())
+            os.fsync(self._descriptor)
 
     def publish(self, target: str | Path) -> None:
         """Make the finished file visible as ``target``, at most once.
@@ -86,10 +102,10 @@ class StagedFile:
         if self.path is not None:
             self._publish_named(self.path, target)
             return
-        descriptor = self.stream.fileno()
         # Without a descriptor here Python calls link(2), which does not follow the link in /proc. The path is absolute,
         # so it does not matter which one.
-        os.link(f"/proc/self/fd/{descriptor}", target, src_dir_fd=descriptor, follow_symlinks=True)
+        source = f"/proc/self/fd/{self._descriptor}"
+        os.link(source, target, src_dir_fd=self._descriptor, follow_symlinks=True)
 
     def _publish_named(self, path: Path, target: str | Path) -> None:
         try:
@@ -98,16 +114,23 @@ class StagedFile:
             if error.errno not in _NO_HARD_LINKS:
                 raise
             if os.name == "nt":
-                self.stream.close()  # an open file cannot be renamed there
+                self._close_file()  # an open file cannot be renamed there
             _rename_exclusively(path, target)
 
     def close(self) -> None:
         """Let go of what is not published."""
-        # After a failed write the buffer fails again here; the first error is the one to see.
-        with contextlib.suppress(OSError):
-            self.stream.close()
+        self._close_file()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+    def _close_file(self) -> None:
+        # After a failed write the buffer fails again here; the first error is the one to see.
+        with contextlib.suppress(OSError):
+            if self._stream is not None:
+                self._stream.close()
+            elif self._descriptor >= 0:
+                os.close(self._descriptor)
+        self._descriptor = -1
 
 
 @functools.cache
@@ -118,13 +141,15 @@ def _has_proc() -> bool:
 
 def copy_stream(source: IO[bytes], target: IO[bytes]) -> None:
     """Copy a stream to an empty file, from its start if it can seek, inside the kernel if it is a large file."""
-    if type(source) is io.BytesIO:  # a subclass may read something else than what it holds
-        target.write(source.getbuffer())
-        return
     rewind(source)
     descriptor = _file_descriptor(source)
     if descriptor is None or not _copy_in_kernel(descriptor, target.fileno()):
         shutil.copyfileobj(source, target, _CHUNK_SIZE)
+
+
+def _write_all(descriptor: int, content: memoryview) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
 
 
 def _file_descriptor(stream: Any) -> int | None:

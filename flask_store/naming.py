@@ -51,6 +51,11 @@ def clean(filename: str) -> str:
 
     :param filename: What the client called the file: any text, with or without directories.
     """
+    # Each name is asked about several times on its way. Longer ones, which may be very long, are not remembered.
+    return _clean_short(filename) if len(filename) <= MAX_NAME_SIZE else _clean(filename)
+
+
+def _clean(filename: str) -> str:
     text = _SEPARATOR.split(filename)[-1]
     if not text.isprintable():
         text = "".join(filter(_is_visible, text))
@@ -65,13 +70,17 @@ def clean(filename: str) -> str:
     return _fit("_" + stem, extension) if _DEVICE.match(name) else name
 
 
+_clean_short = functools.lru_cache(maxsize=1024)(_clean)
+
+
 def check(name: str) -> None:
     """Refuse a name that :func:`clean` would have changed.
 
     :raises InvalidNameError: If the name is not safe.
     """
-    if not _is_clean(name):
-        raise InvalidNameError(name, f"use {clean(name)!r}")
+    safe = clean(name)
+    if name != safe:
+        raise InvalidNameError(name, f"use {safe!r}")
 
 
 def check_path(path: str) -> None:
@@ -82,18 +91,8 @@ def check_path(path: str) -> None:
     for name in path.split("/"):
         if not name:
             raise InvalidNameError(path, "it must be relative, with one '/' between two names")
-        if not _is_clean(name):
+        if name != clean(name):
             raise InvalidNameError(path, f"{name!r} in it is not safe")
-
-
-def _is_clean(name: str) -> bool:
-    # Longer ones are not remembered: they may be very long.
-    return len(name) <= MAX_NAME_SIZE and _is_clean_short(name)
-
-
-@functools.lru_cache(maxsize=1024)
-def _is_clean_short(name: str) -> bool:
-    return clean(name) == name
 
 
 def split_extension(name: str) -> tuple[str, str]:

@@ -7,11 +7,15 @@ import re
 import shutil
 import signal
 import subprocess
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 BOUNDARY = "0123456789abcdef"
+TIMEOUT = 20
 CONTENT_TYPE = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 
 
@@ -112,22 +116,84 @@ def test_a_client_that_goes_away_in_the_middle_leaves_nothing(server, send):
     assert send("gone.txt", b"here now").endswith("/gone.txt")
 
 
-def test_a_large_file_goes_out_by_sendfile(server, send, tmp_path):
+def test_a_server_that_is_killed_in_the_middle_of_an_upload_leaves_nothing(server, send):
+    before = server.files()
+    pid = int(server.request("GET", "/pid").content)
+    body = multipart("killed.txt", b"x" * 20_000_000)
+    connection = server.connect()
+
+    connection.putrequest("POST", "/")
+    connection.putheader("Content-Length", str(len(body)))
+    connection.putheader("Content-Type", CONTENT_TYPE["Content-Type"])
+    connection.endheaders(body[:10_000_000])
+    wait_until(lambda: unnamed_file_size(pid, server.root) > 5_000_000)
+    os.kill(pid, signal.SIGKILL)
+    connection.close()
+
+    assert server.request("GET", "/pid").content != str(pid).encode()
+    assert server.files() == before
+    assert send("killed.txt", b"here now").endswith("/killed.txt")
+
+
+def unnamed_file_size(pid, root):
+    """Return the size of the file without a name that a process has open in a directory, 0 if there is none."""
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since
+            target = os.readlink(descriptor)
+            if target.startswith(f"{root}/") and target.endswith(" (deleted)"):
+                return descriptor.stat().st_size
+    return 0
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+@contextmanager
+def traced(server, calls, log):
+    """Return a block in which strace writes down what the server calls, and the process that it traces."""
     if shutil.which("strace") is None:
         assert "CI" not in os.environ, "strace is missing: apt-get install strace"
         pytest.skip("strace is not installed")
-    url = send("large.mp4", b"x" * 5_000_000)
     pid = server.request("GET", "/pid").content.decode()
-    calls = tmp_path / "calls"
-    command = ["strace", "-e", "trace=sendfile", "-o", str(calls), "-p", pid]
-
+    command = ["strace", "-e", f"trace={calls}", "-o", str(log), "-p", pid]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
         try:
-            attached = strace.stderr.readline()
-            response = server.request("GET", url)
+            assert "attached" in strace.stderr.readline()
+            yield pid
         finally:
             strace.send_signal(signal.SIGINT)
 
-    assert "attached" in attached
+
+def test_a_large_file_goes_out_by_sendfile(server, send, tmp_path):
+    url = send("large.mp4", b"x" * 5_000_000)
+    log = tmp_path / "calls"
+
+    with traced(server, "sendfile", log):
+        response = server.request("GET", url)
+
     assert len(response.content) == 5_000_000
-    assert sum(map(int, re.findall(r"^sendfile\(.* = (\d+)$", calls.read_text(), re.MULTILINE))) == 5_000_000
+    assert sum(map(int, re.findall(r"^sendfile\(.* = (\d+)$", log.read_text(), re.MULTILINE))) == 5_000_000
+
+
+def test_a_large_upload_is_written_once_and_linked(server, send, tmp_path):
+    log = tmp_path / "calls"
+    content = os.urandom(5_000_000)
+
+    with traced(server, "linkat,rename,renameat,renameat2,copy_file_range,sendfile", log) as pid:
+        before = bytes_written(pid)
+        url = send("once.bin", content)
+        written = bytes_written(pid) - before
+
+    assert 5_000_000 <= written <= 1.02 * 5_000_000
+    calls = [line for line in log.read_text().splitlines() if "(" in line]
+    assert len(calls) == 1, calls
+    assert re.match(r'linkat\(.*"/proc/self/fd/\d+",.*once\.bin".* = 0', calls[0])
+    assert server.request("GET", url).content == content
+
+
+def bytes_written(pid):
+    """Return what a process has given to write(2) and its kin; servers use send(2) for their sockets."""
+    return int(re.search(r"^wchar: (\d+)", Path(f"/proc/{pid}/io").read_text(), re.MULTILINE).group(1))

@@ -1,4 +1,4 @@
-"""File storage for Flask: a directory, any S3, or S3 in the background, behind one API."""
+"""File storage for Flask: what visitors upload, safely kept."""
 
 from .exceptions import (
     AlreadyExistsError,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import NoReturn
 
 import click
 from flask import current_app
-from flask.cli import AppGroup
+from flask.cli import AppGroup, ScriptInfo
 from werkzeug.datastructures import FileStorage
+from werkzeug.utils import ImportStringError
 
 from .config import Settings
 from .exceptions import StoreError
@@ -20,21 +22,39 @@ store = AppGroup("store", help="Look after the application's file store.")
 _SECRET_WORDS = ("KEY", "PASSWORD", "SECRET", "TOKEN")
 
 
-@store.command("check")
-def check() -> None:
+@store.command("check", with_appcontext=False)
+@click.pass_context
+def check(context: click.Context) -> None:
     """Show the settings and try the store; exit with 1 if anything is wrong."""
+    try:
+        app = context.ensure_object(ScriptInfo).load_app()
+    except (StoreError, ImportStringError) as error:
+        _fail(str(error))
+    with app.app_context():
+        _check()
+
+
+def _check() -> None:
     provider = current_app.extensions["store"].provider
     for key in sorted(key for key in current_app.config if key.startswith("STORE_")):
         click.echo(f"{key} = {_shown(key, current_app.config[key])}")
     click.echo(f"Store: {provider.__module__}.{provider.__qualname__}")
-    click.echo(f"Route: {_route() or 'none'}")
-    click.echo(f"Large uploads: {_landing(provider)}")
-    problems = _problems(provider)
-    for problem in problems:
-        click.echo(f"Wrong: {problem}", err=True)
-    if problems:
-        raise SystemExit(1)
+    try:
+        Settings(current_app).check(provider.REQUIRED_CONFIGURATION)
+        provider.check_config(current_app)
+        store = provider()
+        click.echo(f"Place: {store.store_path}")
+        click.echo(f"Route: {_route() or 'none'}")
+        click.echo(f"Large uploads: {_landing(provider)}")
+        _try_to_write(store)
+    except (StoreError, OSError) as error:
+        _fail(str(error))
     click.echo("The store can be written, and nothing is wrong.")
+
+
+def _fail(problem: str) -> NoReturn:
+    click.echo(f"Wrong: {problem}", err=True)
+    raise SystemExit(1)
 
 
 def _shown(key: str, value: object) -> str:
@@ -57,15 +77,6 @@ def _landing(provider: type[BaseStore]) -> str:
     if not issubclass(current_app.request_class, ReceivingRequest):
         return "written twice: app.request_class was set after init_app"
     return "written once, where they stay"
-
-
-def _problems(provider: type[BaseStore]) -> list[str]:
-    try:
-        Settings(current_app).check(provider.REQUIRED_CONFIGURATION)
-        _try_to_write(provider())
-    except (StoreError, OSError) as error:
-        return [str(error)]
-    return []
 
 
 def _try_to_write(store: BaseStore) -> None:

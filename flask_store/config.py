@@ -54,7 +54,7 @@ def _path(value: object) -> str:
     if not isinstance(value, str | os.PathLike):
         raise ValueError("a path")
     path = os.fspath(value)
-    if not isinstance(path, str) or "\0" in path:
+    if not isinstance(path, str) or "\0" in path or path.isspace():
         raise ValueError("a path")
     return path
 
@@ -138,10 +138,13 @@ class Settings:
         """Read every setting once.
 
         :param required: Keys that must also have a value that is not empty.
-        :raises NotConfiguredError: For the first that is wrong or missing.
+        :raises NotConfiguredError: Naming each that is wrong or missing.
         """
-        missing = [key for key in required if self.app.config.get(key) in (None, "")]
-        if missing:
-            raise NotConfiguredError(f"{', '.join(missing)} must be set for {self.provider}")
+        problems = [f"{key} must be set" for key in required if self.app.config.get(key) in (None, "")]
         for setting in self.all():
-            setting.__get__(self, type(self))
+            try:
+                setting.__get__(self, type(self))
+            except NotConfiguredError as error:
+                problems.append(str(error))
+        if problems:
+            raise NotConfiguredError("; ".join(problems))

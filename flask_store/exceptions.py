@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class StoreError(Exception):
     """Something about a store went wrong. Base class of the other errors."""
@@ -21,6 +23,10 @@ class InvalidNameError(StoreError, ValueError):
         super().__init__(f"{name!r} is no valid name for a stored file: {reason}")
         #: The refused name, as it was given.
         self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[InvalidNameError], tuple[str, str]]:
+        return type(self), (self.name, self.reason)
 
 
 class NotFoundError(StoreError, FileNotFoundError):
@@ -28,8 +34,12 @@ class NotFoundError(StoreError, FileNotFoundError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no file {name!r} in the store")
+        self.errno = errno.ENOENT
         #: The name that was asked for.
         self.name = name
+
+    def __reduce__(self) -> tuple[type[NotFoundError], tuple[str]]:
+        return type(self), (self.name,)
 
 
 class AlreadyExistsError(StoreError, FileExistsError):
@@ -37,8 +47,12 @@ class AlreadyExistsError(StoreError, FileExistsError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is already a file {name!r} in the store")
+        self.errno = errno.EEXIST
         #: The name that is taken.
         self.name = name
+
+    def __reduce__(self) -> tuple[type[AlreadyExistsError], tuple[str]]:
+        return type(self), (self.name,)
 
 
 class ServiceError(StoreError):

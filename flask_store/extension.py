@@ -45,10 +45,12 @@ class Store:
             raise RuntimeError("Flask-Store is already set up on this application: call init_app once")
         self.set_provider_defaults(app)
         self.check_config(app)
-        app.extensions["store"] = StoreState(self, app)
         self.register_route(app)
-        app.request_class = receiving.request_class(app.request_class)
+        state = StoreState(self, app)
+        if state.provider.receive is not BaseStore.receive:
+            app.request_class = receiving.request_class(app.request_class)
         app.cli.add_command(cli.store)
+        app.extensions["store"] = state
 
     def provider(self, app: Flask) -> type[BaseStore]:
         """Return the class that an application's ``STORE_PROVIDER`` names.
@@ -74,9 +76,11 @@ class Store:
     def check_config(self, app: Flask) -> None:
         """Check every setting of an application.
 
-        :raises NotConfiguredError: Naming the first that is wrong or missing.
+        :raises NotConfiguredError: Naming each that is wrong or missing.
         """
-        Settings(app).check(self.provider(app).REQUIRED_CONFIGURATION)
+        provider = self.provider(app)
+        Settings(app).check(provider.REQUIRED_CONFIGURATION)
+        provider.check_config(app)
 
     def register_route(self, app: Flask) -> None:
         """Give an application the route that serves its files, if its store has them on disk and ``STORE_SERVE``."""

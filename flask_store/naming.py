@@ -38,6 +38,9 @@ _JOINERS = "\u200c\u200d"
 
 _SPACES = " \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 
+# What no name starts or ends with.
+_ENDS = "." + _SPACES + _JOINERS
+
 # Control and format characters (the bidirectional ones among them), surrogates, line and paragraph separators.
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
@@ -59,10 +62,10 @@ def _clean(filename: str) -> str:
     text = _SEPARATOR.split(filename)[-1]
     if not text.isprintable():
         text = "".join(filter(_is_visible, text))
-    text = unicodedata.normalize("NFC", text).rstrip("." + _SPACES + _JOINERS)
-    stem, extension = split_extension(text)
-    if len(extension.encode()) > MAX_EXTENSION_SIZE:
-        stem, extension = text.replace(".", "_"), ""
+    stem, extension = _split_short(text.rstrip(_ENDS))
+    # Normalising takes time that grows with the square of the length, so what is cut off later is cut off before.
+    text = unicodedata.normalize("NFC", _strip(stem)[: 4 * MAX_NAME_SIZE] + extension)
+    stem, extension = _split_short(text)
     usable = _strip(_FORBIDDEN.sub("", stem))
     stem = _strip(_FORBIDDEN.sub("_", stem)) if usable else "file"
     extension = _FORBIDDEN.sub("_", extension)
@@ -110,6 +113,14 @@ def add_random(name: str) -> str:
     return _fit(stem, f"_{secrets.token_urlsafe(RANDOM_SIZE)}{extension}")
 
 
+def _split_short(name: str) -> tuple[str, str]:
+    """As :func:`split_extension`, but what is too long to be an extension is part of the stem."""
+    stem, extension = split_extension(name)
+    if len(extension) <= MAX_EXTENSION_SIZE and len(extension.encode()) <= MAX_EXTENSION_SIZE:
+        return stem, extension
+    return name.replace(".", "_"), ""
+
+
 def _is_visible(character: str) -> bool:
     return character in _JOINERS or not (
         unicodedata.category(character) in _INVISIBLE
@@ -119,7 +130,7 @@ def _is_visible(character: str) -> bool:
 
 
 def _strip(stem: str) -> str:
-    return stem.lstrip(".-" + _SPACES + _JOINERS).rstrip("." + _SPACES + _JOINERS)
+    return stem.lstrip("-" + _ENDS).rstrip(_ENDS)
 
 
 def _fit(stem: str, ending: str) -> str:

@@ -6,15 +6,17 @@ where its store wants it, so that saving a large one is giving it a name.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import tempfile
-from collections.abc import Callable
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from flask import Request, current_app
 from werkzeug.formparser import FormDataParser
 
+from .config import Settings
 from .stores.staging import StagedFile
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ MEMORY_SIZE = 256 * 1024
 
 #: Bytes asked of the server at a time. With less the reading costs more than the parsing, as measured with gunicorn.
 READ_AHEAD_SIZE = 512 * 1024
+
+#: Files of one request that land in the store's file system; each takes a descriptor. The ones after that go Werkzeug's
+#: way, in memory as far as possible.
+MAX_FILES = 64
 
 # glibc gives freed memory back to the system beyond twice the largest block that it ever mapped and freed (mallopt(3),
 # M_MMAP_THRESHOLD, "dynamic"). Buffers of some 100 KiB that are freed and asked for again are then paged in anew each
@@ -58,10 +64,14 @@ class ReceivedFile(io.BufferedIOBase):
         :param publish: Gives the staged file its name and returns where it is.
         """
         assert self.staged is not None
-        path = publish(self.staged)
-        published = open(path, "rb")
+        readable = self.staged.reopen()
+        try:
+            path = publish(self.staged)
+        except BaseException:
+            readable.close()
+            raise
         self.staged.close()
-        self.staged, self.file = None, published
+        self.staged, self.file = None, readable
         return path
 
     def write(self, data: ReadableBuffer, /) -> int:
@@ -107,7 +117,13 @@ class ReceivedFile(io.BufferedIOBase):
         self.file.flush()
 
     def fileno(self) -> int:
+        """Return the descriptor of the file on the disk; there is one from now on."""
+        if isinstance(self.file, io.BytesIO):
+            self._roll_over()
         return self.file.fileno()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.file)
 
     def readable(self) -> bool:
         return True
@@ -124,25 +140,74 @@ class ReceivedFile(io.BufferedIOBase):
             (self.staged or self.file).close()
 
 
-class ReceivingRequest(Request):
-    """A request whose file parts land where the store of the application wants them."""
+class ReceivingParser(FormDataParser):
+    """Parses a form whose file parts land where the store of the application wants them."""
 
-    def make_form_data_parser(self) -> FormDataParser:
-        parser = super().make_form_data_parser()
-        state = current_app.extensions.get("store")
-        store: BaseStore | None = state and state.provider()
-        if store is None or not store.settings.receive:
-            return parser
-        parser.stream_factory = functools.partial(_land, store, parser.stream_factory)
-        if self.content_length is None or self.content_length > MEMORY_SIZE:
-            _keep_freed_memory()
-            parser.parse = functools.partial(_parse_ahead, parser.parse)  # type: ignore[method-assign]
-        return parser
+    def parse(
+        self, stream: IO[bytes], mimetype: str, content_length: int | None, options: dict[str, str] | None = None
+    ) -> Any:
+        provider = _receiving_provider()
+        if provider is None or mimetype != "multipart/form-data" or not _is_default(self.stream_factory):
+            return super().parse(stream, mimetype, content_length, options)
+        landed: list[IO[bytes]] = []
+        self.stream_factory = functools.partial(_land, provider, landed, self.stream_factory)
+        try:
+            _, form, files = super().parse(_read_ahead(stream, content_length), mimetype, content_length, options)
+        except BaseException:
+            _close(landed)
+            raise
+        if not files:
+            _close(landed)  # the body broke off
+        return stream, form, files
+
+
+class ReceivingRequest(Request):
+    """A request whose uploads are received for the store of the application."""
 
 
 def request_class(base: type[Request]) -> type[Request]:
     """Return a request class that also receives uploads for the store."""
-    return type(base.__name__, (ReceivingRequest, base), {"__module__": base.__module__})
+    parser = type("ReceivingParser", (ReceivingParser, base.form_data_parser_class), {})
+    return type("ReceivingRequest", (ReceivingRequest, base), {"form_data_parser_class": parser})
+
+
+def _receiving_provider() -> type[BaseStore] | None:
+    """Return the store class of the current application, if there is one and it is to receive uploads."""
+    state = current_app.extensions.get("store") if current_app else None
+    if state is None or not Settings(state.app).receive:
+        return None
+    provider: type[BaseStore] = state.provider
+    return provider
+
+
+def _is_default(stream_factory: Callable[..., IO[bytes]]) -> bool:
+    """Return whether the request class of the developer leaves it to Werkzeug where uploads land."""
+    return getattr(stream_factory, "__func__", None) is Request._get_file_stream
+
+
+def _land(
+    provider: type[BaseStore],
+    landed: list[IO[bytes]],
+    default: Callable[..., IO[bytes]],
+    total_content_length: int | None,
+    content_type: str | None,
+    filename: str | None,
+    content_length: int | None = None,
+) -> IO[bytes]:
+    stream = None
+    if len(landed) < MAX_FILES:
+        stream = provider().receive(filename or "", content_type or "", content_length or None)
+    if stream is None:
+        stream = default(total_content_length, content_type, filename, content_length)
+    landed.append(stream)
+    return stream
+
+
+def _close(streams: list[IO[bytes]]) -> None:
+    for stream in streams:
+        # What could not be written before cannot be now; that error is on its way already.
+        with contextlib.suppress(OSError):
+            stream.close()
 
 
 @functools.cache
@@ -151,25 +216,11 @@ def _keep_freed_memory() -> None:
     bytes(_LARGE_BLOCK_SIZE)
 
 
-def _land(
-    store: BaseStore,
-    default: Callable[..., IO[bytes]],
-    total_content_length: int | None,
-    content_type: str | None,
-    filename: str | None,
-    content_length: int | None = None,
-) -> IO[bytes]:
-    stream = store.receive(filename or "", content_type or "", content_length or None)
-    if stream is not None:
+def _read_ahead(stream: IO[bytes], content_length: int | None) -> IO[bytes]:
+    if content_length is not None and content_length <= MEMORY_SIZE:
         return stream
-    return default(total_content_length, content_type, filename, content_length)
-
-
-def _parse_ahead(parse: Callable[..., Any], stream: IO[bytes], mimetype: str, *args: Any, **kwargs: Any) -> Any:
-    if mimetype != "multipart/form-data":
-        return parse(stream, mimetype, *args, **kwargs)
-    _, form, files = parse(_ReadAhead(stream), mimetype, *args, **kwargs)
-    return stream, form, files
+    _keep_freed_memory()
+    return cast(IO[bytes], _ReadAhead(stream))
 
 
 class _ReadAhead:

@@ -75,7 +75,7 @@ def _respond(store: BaseStore, filename: str) -> Response:
             as_attachment=content_type is None,
             download_name=name,
         )
-    except FileNotFoundError:  # deleted a moment ago
+    except (FileNotFoundError, PermissionError):  # deleted a moment ago, or not ours to show
         abort(404)
 
 

@@ -18,8 +18,8 @@ except ImportError as error:
 class StoreFileType(TypeDecorator[StoreFile]):
     """Keeps the relative path of a file in a string column and gives it back as a ``StoreFile``.
 
-    Takes a ``StoreFile`` or a relative path. Rows are loaded inside an application context, as everywhere with
-    Flask-SQLAlchemy.
+    Takes a ``StoreFile`` or a relative path; an empty text is no file, as None is. Rows are loaded inside an
+    application context, as everywhere with Flask-SQLAlchemy.
 
     :param length: Longest path, in characters.
     """
@@ -31,16 +31,16 @@ class StoreFileType(TypeDecorator[StoreFile]):
         super().__init__(length)
 
     def process_bind_param(self, value: StoreFile | str | None, dialect: Dialect) -> str | None:
-        if value is None:
+        if value is None or value == "":
             return None
         if not isinstance(value, StoreFile | str):
             raise TypeError(f"a StoreFileType column takes a StoreFile or its relative path, not {value!r}")
         return check_relative_path(str(value))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> StoreFile | None:
-        return None if value is None else StoreFile.from_path(value)
+        return StoreFile.from_path(value) if value else None
 
     def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
-        # A pattern or the start of a path is no path.
+        # A pattern, the start of a path and an empty text are no paths.
         whole = (operators.eq, operators.ne, operators.in_op, operators.not_in_op, operators.is_, operators.is_not)
-        return self if op in whole else self.impl_instance
+        return self if op in whole and value != "" else self.impl_instance

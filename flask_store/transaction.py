@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from .files import StoreFile
     from .stores.base import BaseStore
 
-# What to undo, newest first, if the innermost open block of this thread or greenlet raises.
-_undo: ContextVar[ExitStack | None] = ContextVar("flask_store_undo", default=None)
+
+class _Block(ExitStack):
+    """What to undo, newest first, if a block raises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved: set[tuple[Flask, str]] = set()
+
+
+# The innermost open block of this thread or greenlet.
+_block: ContextVar[_Block | None] = ContextVar("flask_store_block", default=None)
 
 
 @contextmanager
@@ -23,21 +33,22 @@ def transaction() -> Iterator[None]:
     Blocks nest: what an inner one saved belongs to the outer one as soon as the inner one has ended well. The
     exception goes on its way; a file that cannot be deleted is logged and does not hide it.
     """
-    outer = _undo.get()
-    with ExitStack() as undo:
-        token = _undo.set(undo)
+    outer = _block.get()
+    with _Block() as block:
+        token = _block.set(block)
         try:
             yield
         finally:
-            _undo.reset(token)
-        done = undo.pop_all()
+            _block.reset(token)
+        done = block.pop_all()
     if outer is not None:
         outer.push(done)
+        outer.saved |= block.saved
 
 
 def on_rollback(undo: Callable[[], object]) -> None:
     """Have ``undo`` called if the open block raises. Without an open block nothing happens."""
-    block = _undo.get()
+    block = _block.get()
     if block is not None:
         block.callback(undo)
 
@@ -47,7 +58,12 @@ def record(store: BaseStore, saved: StoreFile | str) -> None:
 
     :param saved: What ``save`` returned: the file, or its name in the store's destination.
     """
-    on_rollback(partial(_delete, store, saved))
+    block = _block.get()
+    place = (store.app, store.relative_path(saved) if isinstance(saved, str) else str(saved))
+    # A save that calls its parent's is told of twice.
+    if block is not None and place not in block.saved:
+        block.saved.add(place)
+        block.callback(_delete, store, saved)
 
 
 def _delete(store: BaseStore, saved: StoreFile | str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from flask import Request
 
@@ -26,6 +29,7 @@ def test_a_good_store_is_shown_and_left_as_it_was(check, tmp_path):
     assert "STORE_PATH = 'uploads'" in result.output
     assert "STORE_FILE_MODE = 0o640" in result.output
     assert "Store: flask_store.stores.local.LocalStore" in result.output
+    assert f"Place: {tmp_path}" in result.output
     assert "Route: /uploads/<path:filename>" in result.output
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -43,6 +47,7 @@ def test_no_route_is_said(check):
     assert "Route: none" in check(STORE_SERVE=False).output
 
 
+@pytest.mark.receiving
 def test_it_says_how_often_a_large_upload_is_written(check, make_app, monkeypatch):
     assert "Large uploads: written once, where they stay" in check().output
     assert "Large uploads: written twice: STORE_RECEIVE is off" in check(STORE_RECEIVE=False).output
@@ -63,6 +68,29 @@ def test_a_store_that_cannot_be_written_fails(check, tmp_path):
 
     assert result.exit_code == 1
     assert "could not store" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [('STORE_DOMAIN="files.example.com"', "STORE_DOMAIN"), ('STORE_PROVIDER="nowhere.Store"', "nowhere")],
+)
+def test_an_application_that_cannot_be_set_up_says_what_is_wrong(tmp_path, setting, named):
+    (tmp_path / "broken.py").write_text(
+        "from flask import Flask\n"
+        "from flask_store import Store\n"
+        "def create_app():\n"
+        "    app = Flask(__name__)\n"
+        f"    app.config.update({setting})\n"
+        "    Store(app)\n"
+    )
+    command = [sys.executable, "-m", "flask", "--app", "broken", "store", "check"]
+
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    assert result.returncode == 1
+    assert result.stderr.startswith("Wrong: ")
+    assert named in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_setting_that_turned_wrong_fails_and_is_named(check):

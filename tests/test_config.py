@@ -20,6 +20,7 @@ from flask_store import NotConfiguredError, Provider, Store, StoreFile
         ("STORE_PATH", None),
         ("STORE_PATH", b"uploads"),
         ("STORE_PATH", "up\0loads"),
+        ("STORE_PATH", "  "),
         ("STORE_DOMAIN", "files.example.com"),
         ("STORE_DOMAIN", "javascript://alert(1)"),
         ("STORE_DOMAIN", "https://files.example.com/?x=1"),
@@ -51,6 +52,17 @@ def test_a_wrong_setting_fails_in_init_app_and_is_named(make_app, key, value):
         make_app(**{key: value})
 
 
+@pytest.mark.parametrize("path", ["/", "{root}", "{root}/.."])
+def test_a_store_that_contains_the_source_code_is_refused(make_app, path):
+    with pytest.raises(NotConfiguredError, match="STORE_PATH"):
+        make_app(STORE_PATH=path.format(root=Flask("app").root_path))
+
+
+def test_all_that_is_wrong_is_named_at_once(make_app):
+    with pytest.raises(NotConfiguredError, match=r"STORE_PATH.*STORE_DOMAIN.*STORE_FSYNC"):
+        make_app(STORE_PATH="", STORE_DOMAIN="example.com", STORE_FSYNC="no")
+
+
 def test_a_false_in_the_environment_that_is_text_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("FLASK_STORE_FSYNC", "False")
     app = Flask("app", instance_path=str(tmp_path))
@@ -78,6 +90,7 @@ def test_the_environment_can_set_everything(tmp_path, monkeypatch):
         )
 
 
+@pytest.mark.receiving
 def test_the_defaults_are_safe(app):
     assert {key: value for key, value in app.config.items() if key.startswith("STORE_")} == {
         "STORE_PROVIDER": "flask_store.stores.local.LocalStore",

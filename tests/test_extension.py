@@ -115,6 +115,18 @@ def test_an_application_without_a_store_says_what_to_call(tmp_path):
         store_provider()
 
 
+def test_an_application_that_was_refused_can_be_set_up_once_it_is_mended(tmp_path):
+    app = Flask("app", instance_path=str(tmp_path))
+    app.config["STORE_URL_PREFIX"] = ""
+    with pytest.raises(NotConfiguredError):
+        Store(app)
+    app.config["STORE_URL_PREFIX"] = "/files"
+
+    Store(app)
+
+    assert app.url_map.bind("localhost").match("/files/a.jpg")[0] == "flask_store.file"
+
+
 def test_a_second_init_app_is_refused(make_app):
     with pytest.raises(RuntimeError, match="already"):
         Store(make_app())

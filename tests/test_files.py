@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import errno
+import pickle
+from pathlib import Path
+
 import pytest
 from flask import Flask, request, stream_template_string
 
-from flask_store import InvalidNameError, NotFoundError, Provider, StoreFile
+from flask_store import AlreadyExistsError, InvalidNameError, NotFoundError, Provider, StoreFile
 from flask_store.utils import path_to_uri
 
 
@@ -123,6 +128,32 @@ def test_a_streamed_template_can_use_it(make_app):
         return stream_template_string("{{ file.absolute_url() }} {{ file }}", file=StoreFile("a.jpg"))
 
     assert app.test_client().get("/").text == "/uploads/a.jpg a.jpg"
+
+
+def test_it_goes_through_a_cache_and_a_queue(app):
+    file = StoreFile("a.jpg", "photos")
+
+    assert pickle.loads(pickle.dumps(file)) == file
+    assert copy.deepcopy({"photo": file}) == {"photo": file}
+
+
+@pytest.mark.parametrize("error", [InvalidNameError("a/b", "it is two"), NotFoundError("a"), AlreadyExistsError("a")])
+def test_an_error_goes_through_a_queue(error):
+    again = pickle.loads(pickle.dumps(error))
+
+    assert type(again) is type(error)
+    assert (str(again), again.name) == (str(error), error.name)
+
+
+def test_the_errors_of_files_have_the_systems_numbers():
+    assert NotFoundError("a").errno == errno.ENOENT
+    assert AlreadyExistsError("a").errno == errno.EEXIST
+
+
+@pytest.mark.parametrize("destination", [2026, b"photos", Path("photos")])
+def test_a_destination_that_is_no_text_is_refused_in_words(app, destination):
+    with pytest.raises(TypeError, match="a destination is a text"):
+        StoreFile("a.jpg", destination)
 
 
 def test_path_to_uri_turns_backslashes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import unicodedata
 from pathlib import Path
 
@@ -248,3 +249,14 @@ def test_check_path_refuses_what_is_absolute_or_climbs_or_has_an_unsafe_name(pat
 @given(st.lists(filenames.map(naming.clean), min_size=1, max_size=5))
 def test_check_path_accepts_every_join_of_clean_names(names):
     assert naming.check_path("/".join(names)) is None
+
+
+def test_a_name_made_to_take_long_is_cleaned_at_once():
+    """Putting marks in order takes time that grows with the square of their number: in full, minutes."""
+    filename = "a" + "\u0301" * 200_000 + "\u0316" * 200_000 + ".jpg"
+    start = time.monotonic()
+
+    name = naming.clean(filename)
+
+    assert time.monotonic() - start < 10
+    assert name.endswith(".jpg")

@@ -45,6 +45,7 @@ def test_the_quick_start_stores_nothing_if_another_field_fails(quick_start, tmp_
     assert not (tmp_path / "instance").exists()
 
 
+@pytest.mark.receiving
 def test_the_settings_table_has_every_setting_and_its_default(app):
     table = re.search(r"^Settings\n-+\n.*?^=+ =+ =+$(.*?)^Set Flask's", README, re.MULTILINE | re.DOTALL).group(1)
     rows = dict(re.findall(r"^``(STORE_\w+)``\s+``([^`]*)``", table, re.MULTILINE))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import io
 import os
 import shutil
@@ -11,11 +13,15 @@ from pathlib import Path
 
 import pytest
 from flask import Flask, Request, request
+from werkzeug.test import EnvironBuilder
 
-from flask_store import Provider, Store
-from flask_store.receiving import MEMORY_SIZE, ReceivedFile, ReceivingRequest
+from flask_store import Provider, ServiceError, Store
+from flask_store.receiving import MAX_FILES, MEMORY_SIZE, ReceivedFile, ReceivingRequest
 from flask_store.stores import BaseStore
 from flask_store.stores.local import LocalStore
+from flask_store.stores.staging import StagedFile
+
+pytestmark = pytest.mark.receiving
 
 LARGE = bytes(range(256)) * (MEMORY_SIZE // 200)
 
@@ -212,6 +218,175 @@ def test_a_store_that_cannot_be_written_does_not_disturb_other_views(make_app, t
         return request.files["file"].read()
 
     assert app.test_client().post("/", data={"file": (io.BytesIO(LARGE), "a.bin")}).data == LARGE
+
+
+def test_an_upload_whose_handle_cannot_be_opened_is_not_stored_and_can_be_saved_later(received, root, monkeypatch):
+    file = received()
+
+    def refuse(self):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch, pytest.raises(ServiceError):
+        patch.setattr(StagedFile, "reopen", refuse)
+        Provider().save(file)
+
+    assert files_below(root) == []
+    assert content_of(Provider().save(file)) == LARGE
+
+
+def test_with_fsync_a_received_upload_is_on_the_disk_before_it_has_a_name(app, received, monkeypatch):
+    app.config["STORE_FSYNC"] = True
+    file = received()
+    calls = []
+    fsync, link = os.fsync, os.link
+    monkeypatch.setattr("os.fsync", lambda fd: (calls.append(("fsync", inode(fd))), fsync(fd)))
+    monkeypatch.setattr("os.link", lambda *args, **options: (calls.append(("link", None)), link(*args, **options)))
+
+    saved = Provider().save(file)
+
+    assert calls[:2] == [("fsync", inode(saved.absolute_path())), ("link", None)]
+
+
+@pytest.mark.parametrize("size", [1000, len(LARGE)])
+def test_an_upload_can_be_given_to_another_program(received, size):
+    stream = received(LARGE[:size]).stream
+
+    output = subprocess.run(["wc", "-c"], stdin=stream, capture_output=True, text=True, check=True).stdout
+
+    assert int(output) == size
+
+
+def test_many_files_in_one_request_take_few_descriptors(make_app):
+    app = make_app(MAX_FORM_PARTS=200)
+    before = len(os.listdir("/proc/self/fd"))
+
+    @app.post("/")
+    def view():
+        saved = [Provider().save(file) for file in request.files.getlist("file")]
+        return f"{len(saved)} {len(os.listdir('/proc/self/fd')) - before}"
+
+    data = {"file": [(io.BytesIO(LARGE), f"{number}.bin") for number in range(2 * MAX_FILES)]}
+    stored, descriptors = map(int, post(app, data).text.split())
+
+    assert stored == 2 * MAX_FILES
+    assert descriptors < MAX_FILES + 10
+
+
+@pytest.fixture
+def small_disk(make_app, tmp_path):
+    """An application whose store has a file system of 2 MB to itself."""
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    mount = shutil.which("mount") and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mounted])
+    if not mount or mount.returncode:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("mounting a file system needs root")
+    app = make_app(STORE_PATH=str(mounted), PROPAGATE_EXCEPTIONS=False)
+    try:
+        yield app
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+
+
+def test_a_disk_that_fills_while_an_upload_is_received_is_free_again_at_once(small_disk):
+    @small_disk.post("/")
+    def view():
+        return Provider().save(request.files["file"]).filename
+
+    root = small_disk.config["STORE_PATH"]
+    free = shutil.disk_usage(root).free
+    gc.disable()
+    try:
+        full = post_file(small_disk, LARGE * 10)
+        left = shutil.disk_usage(root).free
+    finally:
+        gc.enable()
+
+    assert full.status_code == 500
+    assert left == free
+    assert post_file(small_disk, LARGE).text == "a.bin"
+
+
+def post_file(app, content, **fields):
+    """Send a file, which the test client itself would keep open."""
+    return post(app, {"file": (io.BytesIO(content), "a.bin"), **fields})
+
+
+def post(app, data):
+    environ = EnvironBuilder(method="POST", data=data).get_environ()
+    with environ["wsgi.input"]:
+        return app.test_client().open(environ)
+
+
+def test_a_request_that_is_refused_in_the_middle_frees_the_disk_at_once(make_app):
+    app = make_app(MAX_FORM_PARTS=1)
+
+    @app.post("/")
+    def view():
+        return str(len(request.files))
+
+    before = os.listdir("/proc/self/fd")
+    gc.disable()
+    try:
+        answer = post_file(app, LARGE, text="one too many")
+        after = os.listdir("/proc/self/fd")
+    finally:
+        gc.enable()
+
+    assert answer.status_code == 413
+    assert after == before
+
+
+def test_a_body_that_breaks_off_frees_the_disk_at_once(make_app):
+    app = make_app()
+
+    @app.post("/")
+    def view():
+        return str(len(request.files))
+
+    body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n' + LARGE
+    before = os.listdir("/proc/self/fd")
+    gc.disable()
+    try:
+        answer = app.test_client().post("/", data=body, content_type="multipart/form-data; boundary=b")
+        after = os.listdir("/proc/self/fd")
+    finally:
+        gc.enable()
+
+    assert answer.text == "0"
+    assert after == before
+
+
+def test_a_developer_who_says_where_uploads_land_is_obeyed(tmp_path):
+    class Special(Request):
+        def _get_file_stream(self, *arguments, **options):
+            return tempfile.SpooledTemporaryFile(max_size=1)
+
+    app = Flask("app", instance_path=str(tmp_path))
+    app.request_class = Special
+    Store(app)
+    with app.test_request_context(method="POST", data={"file": (io.BytesIO(b"text"), "a.txt")}):
+        assert request.files["file"].stream._max_size == 1
+        assert content_of(Provider().save(request.files["file"])) == b"text"
+
+
+def test_a_request_is_parsed_outside_an_application_context(make_app):
+    environ = EnvironBuilder(method="POST", data={"file": (io.BytesIO(b"text"), "a.txt")}).get_environ()
+
+    with make_app().request_class(environ) as outside:
+        assert outside.files["file"].read() == b"text"
+
+
+def test_a_store_that_receives_nothing_leaves_the_request_class_alone(make_app, monkeypatch):
+    monkeypatch.setattr(LocalStore, "receive", BaseStore.receive)
+
+    assert make_app().request_class is Request
+
+
+def test_windows_receives_the_ordinary_way(app, monkeypatch):
+    store = Provider()
+    monkeypatch.setattr("os.name", "nt")
+
+    assert store.receive("a.bin", "application/octet-stream", None) is None
 
 
 def test_it_can_be_turned_off(make_app):

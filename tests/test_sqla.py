@@ -67,7 +67,17 @@ def test_rows_are_found_by_file_by_path_and_by_the_start_of_a_path(session):
         assert session.scalars(select(Photo).where(condition)).one() is photo
 
 
-@pytest.mark.parametrize("value", ["../a.jpg", "https://example.com/a.jpg", ""])
+def test_an_empty_text_is_no_file(session):
+    session.add(Photo(file=""))
+    session.commit()
+    session.execute(text("INSERT INTO photo (file) VALUES ('')"))
+
+    assert column(session) == [None, ""]
+    assert [photo.file for photo in session.scalars(select(Photo))] == [None, None]
+    assert len(session.scalars(select(Photo).where(Photo.file == "")).all()) == 1
+
+
+@pytest.mark.parametrize("value", ["../a.jpg", "https://example.com/a.jpg"])
 def test_what_is_no_relative_path_is_not_kept(session, value):
     session.add(Photo(file=value))
     with pytest.raises(StatementError) as caught:

@@ -136,16 +136,23 @@ def test_a_file_that_cannot_be_deleted_hides_neither_the_error_nor_the_other_fil
 
 
 def test_a_subclass_that_saves_through_its_parent_takes_part(store, upload):
+    deleted = []
+
     class Renaming(LocalStore):
         def save(self, file):
             file.filename = "renamed.txt"
             return super().save(file)
+
+        def delete(self, filename):
+            deleted.append(filename)
+            super().delete(filename)
 
     with pytest.raises(Failure), store.transaction():
         assert Renaming().save(upload()) == StoreFile("renamed.txt")
         raise Failure
 
     assert names() == []
+    assert deleted == ["renamed.txt"]
 
 
 def test_on_rollback_outside_a_block_does_nothing():

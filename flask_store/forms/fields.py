@@ -52,6 +52,7 @@ class StoreFileField(SavingField, FileField):
         self.type = "FileField"
         self.destination = destination
         self.existing = None
+        self._arrived: FileStorage | None = None
 
     def process_data(self, value: object) -> None:
         if isinstance(value, FileStorage):
@@ -74,17 +75,19 @@ class StoreFileField(SavingField, FileField):
         if saved is not None and self.data is saved.file:
             self.data = saved.upload
         if isinstance(self.data, FileStorage):
+            # A validator may put something else in its place, such as the photo without its metadata.
+            self._arrived = self.data
             rewind(self.data.stream)
 
     def save_upload(self) -> None:
-        upload = self.data
-        if not isinstance(upload, FileStorage):
+        if not isinstance(self.data, FileStorage):
             return
+        arrived = self._arrived or self.data
         saved = self._saved_uploads.get(self.name)
-        if saved is None or saved.upload.stream is not upload.stream:
-            saved = SavedUpload(upload, self._store(upload))
+        if saved is None or saved.upload.stream is not arrived.stream:
+            saved = SavedUpload(arrived, self._store(self.data))
             self._saved_uploads[self.name] = saved
-            on_rollback(partial(self._forget, upload))
+            on_rollback(partial(self._forget, arrived))
         self.data = saved.file
 
     def _store(self, upload: FileStorage) -> StoreFile:
@@ -95,7 +98,7 @@ class StoreFileField(SavingField, FileField):
 
     def _forget(self, upload: FileStorage) -> None:
         self.data = upload
-        del self._saved_uploads[self.name]
+        self._saved_uploads.pop(self.name, None)
 
     def populate_obj(self, obj: object, name: str) -> None:
         """Set an attribute to the relative path of the stored file; leave it alone if nothing was sent.

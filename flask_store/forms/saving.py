@@ -27,7 +27,7 @@ _SAVED_UPLOADS = "_saved_uploads"
 
 @dataclass(frozen=True)
 class SavedUpload:
-    """An upload and the stored file that it became."""
+    """An upload, as it arrived, and the stored file that it became."""
 
     upload: FileStorage
     file: StoreFile
@@ -71,7 +71,7 @@ def save_after_validation(form: BaseForm) -> dict[str, SavedUpload]:
 
 
 def _validate_and_save(form: BaseForm, validate: Callable[..., bool], *args: Any, **kwargs: Any) -> bool:
-    if kwargs.get("extra_validators", form) is None and not _takes_extra_validators(validate):
+    if kwargs.get("extra_validators", ()) is None and not _takes_extra_validators(validate):
         del kwargs["extra_validators"]
     for field in _saving_fields(form):
         field.show_upload()

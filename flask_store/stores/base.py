@@ -84,6 +84,13 @@ class BaseStore:
     def app_defaults(app: Flask) -> None:
         """Set defaults of this provider's settings in ``app.config``; called by ``init_app``."""
 
+    @staticmethod
+    def check_config(app: Flask) -> None:
+        """Check what this provider wants of the settings beside each being right; called by ``init_app``.
+
+        :raises NotConfiguredError: If something is wrong, naming the setting.
+        """
+
     @property
     def store_path(self) -> str:
         """Where the files of this destination are: ``STORE_PATH`` and the destination, joined."""
@@ -206,6 +213,8 @@ class BaseStore:
 
 
 def _checked_destination(destination: str | None) -> str | None:
+    if destination is not None and not isinstance(destination, str):
+        raise TypeError(f"a destination is a text such as 'photos/2026', not {destination!r}")
     path = (destination or "").removesuffix("/")
     if path:
         naming.check_path(path)

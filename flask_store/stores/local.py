@@ -16,7 +16,15 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.security import safe_join
 
 from .. import naming
-from ..exceptions import AlreadyExistsError, InvalidNameError, NotFoundError, ServiceError, StoreError
+from ..config import Settings
+from ..exceptions import (
+    AlreadyExistsError,
+    InvalidNameError,
+    NotConfiguredError,
+    NotFoundError,
+    ServiceError,
+    StoreError,
+)
 from ..files import StoreFile
 from ..receiving import ReceivedFile
 from .base import BaseStore, FileStat, guess_content_type
@@ -45,6 +53,12 @@ class LocalStore(BaseStore):
     def app_defaults(app: Flask) -> None:
         app.config.setdefault("STORE_PATH", "uploads")
         app.config.setdefault("STORE_URL_PREFIX", "/uploads")
+
+    @staticmethod
+    def check_config(app: Flask) -> None:
+        root = os.path.realpath(os.path.join(app.instance_path, Settings(app).path))
+        if Path(os.path.realpath(app.root_path)).is_relative_to(root):
+            raise NotConfiguredError(f"STORE_PATH must not contain the application: its source code is in {root}")
 
     @property
     def root(self) -> Path:
@@ -85,8 +99,6 @@ class LocalStore(BaseStore):
 
     def exists(self, filename: str) -> bool:
         naming.check_path(filename)
-        if not os.path.lexists(f"{self._root}/{self.relative_path(filename)}"):
-            return False
         try:
             self.stat(filename)
         except (NotFoundError, InvalidNameError):  # a link that leads out is no file of the store
@@ -143,18 +155,20 @@ class LocalStore(BaseStore):
 
     def _keep_or_delete(self, path: str) -> None:
         """Bring the name of a published file, and those of its directories, to the disk; delete it if that fails."""
-        # Another process may have made a directory a moment ago, and not have brought it to the disk yet.
-        above = Path(os.path.realpath(self._root)).parent
+        root, directory = Path(os.path.realpath(self._root)), Path(os.path.realpath(os.path.dirname(path)))
         try:
-            for directory in Path(path).parents:
+            fsync_directory(directory)
+            # Another process may have made a directory a moment ago, and not have brought it to the disk yet.
+            while directory != root:
+                directory = directory.parent
                 fsync_directory(directory)
-                if directory == above:
-                    break
         except OSError:
             os.unlink(path)
             raise
 
-    def receive(self, filename: str, content_type: str, content_length: int | None) -> IO[bytes]:
+    def receive(self, filename: str, content_type: str, content_length: int | None) -> IO[bytes] | None:
+        if os.name == "nt":
+            return None  # an open file can be neither renamed nor deleted there
         # Which destination it is meant for is not known yet; the root is in the same file system, as a rule.
         return cast(IO[bytes], ReceivedFile(lambda: self._stage(self._root)))
 

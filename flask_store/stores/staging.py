@@ -9,6 +9,7 @@ import io
 import os
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -60,6 +61,10 @@ class StagedFile:
         if self._stream is None:
             self._stream = os.fdopen(self._descriptor, "w+b")
         return self._stream
+
+    def reopen(self) -> BinaryIO:
+        """Return another handle on the file, which can only be read; the caller closes it."""
+        return open(self.path or f"/proc/self/fd/{self._descriptor}", "rb")
 
     def copy(self, source: IO[bytes]) -> None:
         """Write a stream from its start, if it can seek, to its end."""
@@ -241,8 +246,9 @@ def make_directories(directory: Path, mode: int, fsync: bool = False) -> None:
         if not directory.is_dir():
             raise
     else:
-        # The umask may have taken bits away; it belongs to the whole process and stays untouched.
-        directory.chmod(mode)
+        # The umask may have taken bits away; it belongs to the whole process and stays untouched. The one bit that is
+        # inherited says that files get the group of their directory.
+        directory.chmod(mode | stat.S_ISGID & directory.stat().st_mode)
         if fsync:
             fsync_directory(directory.parent)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
@@ -391,6 +392,34 @@ class TestValidateOfTheDeveloper:
 
         assert form.errors == {"photo": ["blurred"]}
         assert stored() == {}
+
+
+class TestReplacedByAValidator:
+    def test_what_a_validator_puts_in_place_of_the_upload_is_stored_once(self, post, stored):
+        def strip(form, field):
+            field.data = FileStorage(BytesIO(field.data.read().upper()), field.data.filename)
+
+        class StrippingForm(FlaskForm):
+            photo = StoreFileField(validators=[strip])
+
+        with post({"photo": (b"photo", "a.jpg")}):
+            form = StrippingForm()
+            assert form.validate_on_submit()
+            first = form.photo.data
+            assert form.validate_on_submit()
+
+        assert form.photo.data is first
+        assert stored() == {"a.jpg": b"PHOTO"}
+
+    def test_a_rollback_after_another_upload_was_processed_does_not_hide_the_error(self, app, post):
+        with pytest.raises(KeyError, match="mine"), app.extensions["store"].store.transaction():
+            with post({"first": (b"one", "1.jpg")}):
+                form = PairForm()
+                assert form.validate_on_submit()
+            with post({"first": (b"two", "2.jpg")}):
+                form.process(request.files)
+                assert form.validate_on_submit()
+            raise KeyError("mine")
 
 
 class TestTwice:

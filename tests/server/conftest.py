@@ -19,6 +19,7 @@ from flask import Flask, request
 from flask_store import Store
 
 app = Flask(__name__, instance_path=os.path.join(os.getcwd(), "instance"))
+app.config.from_prefixed_env()
 store = Store(app)
 
 

@@ -111,11 +111,13 @@ def test_a_client_that_goes_away_in_the_middle_leaves_nothing(server, send):
     connection.close()
 
     # One worker takes one request after the other: when this one is answered, that one is over.
-    assert server.request("GET", "/pid").status == 200
+    pid = server.request("GET", "/pid").content.decode()
     assert server.files() == before
+    assert unnamed_file_size(pid, server.root) == 0
     assert send("gone.txt", b"here now").endswith("/gone.txt")
 
 
+@pytest.mark.receiving
 def test_a_server_that_is_killed_in_the_middle_of_an_upload_leaves_nothing(server, send):
     before = server.files()
     pid = int(server.request("GET", "/pid").content)
@@ -167,6 +169,18 @@ def traced(server, calls, log):
             strace.send_signal(signal.SIGINT)
 
 
+def test_a_chunked_upload_arrives_whole(server):
+    content = os.urandom(1_000_000)
+    body = multipart("chunked.bin", content)
+    connection = server.connect()
+
+    connection.request("POST", "/", iter([body[:300_000], body[300_000:]]), CONTENT_TYPE, encode_chunked=True)
+    url = connection.getresponse().read().decode()
+    connection.close()
+
+    assert server.request("GET", url).content == content
+
+
 def test_a_large_file_goes_out_by_sendfile(server, send, tmp_path):
     url = send("large.mp4", b"x" * 5_000_000)
     log = tmp_path / "calls"
@@ -178,6 +192,7 @@ def test_a_large_file_goes_out_by_sendfile(server, send, tmp_path):
     assert sum(map(int, re.findall(r"^sendfile\(.* = (\d+)$", log.read_text(), re.MULTILINE))) == 5_000_000
 
 
+@pytest.mark.receiving
 def test_a_large_upload_is_written_once_and_linked(server, send, tmp_path):
     log = tmp_path / "calls"
     content = os.urandom(5_000_000)

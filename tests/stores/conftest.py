@@ -20,6 +20,7 @@ from flask_store import ServiceError, Store
 from flask_store.stores.local import LocalStore
 
 app = Flask("child", instance_path=sys.argv[1])
+app.config.from_prefixed_env()
 Store(app)
 """
 

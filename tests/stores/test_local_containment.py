@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import unicodedata
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flask_store import InvalidNameError, NotFoundError, StoreFile
+from flask_store import InvalidNameError, NotFoundError, ServiceError, StoreFile
 from flask_store.stores.local import LocalStore
 
 CANARY = b"not in the store"
@@ -173,6 +174,16 @@ def test_list_is_about_the_destination_and_its_files_know_their_own(app, filled)
 
     assert files == [StoreFile("b.txt", "photos/2026")]
     assert files[0].size == len(b"photos/2026/b.txt")
+
+
+def test_exists_does_not_say_no_where_it_cannot_tell(store, root, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr("os.stat", refuse)
+
+    with pytest.raises(ServiceError):
+        store.exists("photo.jpg")
 
 
 @pytest.mark.parametrize("prefix", ["/plain", "../", "photos/../../outside/", "a//b", "directory-out/"])

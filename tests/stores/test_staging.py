@@ -102,6 +102,15 @@ def test_missing_directories_are_made_with_their_bits_and_others_left_alone(tmp_
     assert modes == [0o700, 0o750, 0o750]
 
 
+def test_a_directory_inherits_that_files_get_its_group(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o2775)
+
+    make_directories(tmp_path / "shared" / "a" / "b", 0o755)
+
+    assert (tmp_path / "shared" / "a" / "b").stat().st_mode & 0o7777 == 0o2755
+
+
 def test_a_file_in_the_way_of_a_directory_is_an_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
 

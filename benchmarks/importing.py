@@ -14,7 +14,7 @@ TIMED = "import time; start = time.perf_counter(); {imports}; print(time.perf_co
 
 
 def milliseconds(imports: str) -> float:
-    output = subprocess.check_output([sys.executable, "-c", TIMED.format(imports=imports)], text=True)
+    output = subprocess.check_output([sys.executable, "-P", "-c", TIMED.format(imports=imports)], text=True)
     return float(output) * 1000
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from playwright.sync_api import Browser, sync_playwright
 from werkzeug.datastructures import FileStorage
 
 # The installed package is tested, so it comes first; the checkout adds only what is not installed: example_app.
@@ -18,6 +21,14 @@ from flask_store import Store
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+# --no-sandbox lets it run as root, as in a container; a proxy of the environment must not come between.
+BROWSER_OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server"]
+
+# Playwright's own, which would leave the browser without its viewer of PDF.
+LEFT_OUT_OPTIONS = ["--disable-extensions", "--disable-component-extensions-with-background-pages"]
 
 AppFactory = Callable[..., Flask]
 
@@ -52,6 +63,23 @@ def app(make_app: AppFactory) -> Iterator[Flask]:
 def root(app: Flask) -> Path:
     """The directory of ``app``'s store; it is made by the first save."""
     return Path(app.instance_path) / "uploads"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium or Chrome, without a window."""
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        reason = f"no browser is installed; looked for {', '.join(BROWSERS)}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=BROWSER_OPTIONS, ignore_default_args=LEFT_OUT_OPTIONS
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import importlib.resources
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,16 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 
+expect.set_options(timeout=30_000)
+
 ROOT = Path(__file__).parent.parent.parent
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-# --no-sandbox lets it run as root, as in a container; a proxy of the environment must not come between.
-BROWSER_OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server"]
 
 # Seconds until a server or a page must have answered.
 PATIENCE = 30
@@ -40,21 +35,6 @@ from example_app import create_app
 
 application = create_app(instance_path={instance!r})
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        reason = f"no browser is installed; looked for {', '.join(BROWSERS)}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    expect.set_options(timeout=PATIENCE * 1000)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=BROWSER_OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

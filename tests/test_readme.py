@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from docutils.core import publish_string
 
 from flask_store.config import Settings
 
@@ -59,3 +60,15 @@ def test_the_ci_runs_the_readmes_test_command():
     command = re.search(r"^    (python3 -m venv .*pytest.*)$", README, re.MULTILINE).group(1)
 
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["README.rst", "CONTRIBUTING.rst", "CHANGES.rst"])
+def test_the_texts_are_well_formed(name):
+    settings = {"report_level": 2, "halt_level": 2, "file_insertion_enabled": False}
+
+    assert (
+        "<main"
+        in publish_string(
+            (ROOT / name).read_text(encoding="utf-8"), writer="html5", settings_overrides=settings
+        ).decode()
+    )

@@ -136,8 +136,10 @@ class ReceivedFile(io.BufferedIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            super().close()
-            (self.staged or self.file).close()
+            try:
+                super().close()  # writes what is left in the buffer, which a full disk refuses
+            finally:
+                (self.staged or self.file).close()
 
 
 class ReceivingParser(FormDataParser):

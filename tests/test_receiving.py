@@ -306,6 +306,22 @@ def test_a_disk_that_fills_while_an_upload_is_received_is_free_again_at_once(sma
     assert post_file(small_disk, LARGE).text == "a.bin"
 
 
+def test_what_a_full_disk_refuses_to_take_is_let_go_of_all_the_same(small_disk):
+    root = small_disk.config["STORE_PATH"]
+    free = shutil.disk_usage(root).free
+    with small_disk.app_context():
+        file = Provider().receive("a.bin", "", None)
+        file.write(bytes(free - 8192 - 100))
+        file.write(bytes(8192 + 99))
+        Path(root, "other").write_bytes(bytes(shutil.disk_usage(root).free))
+        file.write(b"in the buffer " * 100)
+        with pytest.raises(OSError, match="No space left"):
+            file.close()
+
+    Path(root, "other").unlink()
+    assert shutil.disk_usage(root).free == free
+
+
 def post_file(app, content, **fields):
     """Send a file, which the test client itself would keep open."""
     return post(app, {"file": (io.BytesIO(content), "a.bin"), **fields})

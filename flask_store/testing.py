@@ -8,6 +8,8 @@ Needs pytest. Subclass it in a test module and give it a fixture named ``store``
             with app.app_context():
                 yield MyStore(destination="contract")
 
+With ``pytest.register_assert_rewrite("flask_store.testing")`` at the top of ``conftest.py`` a test that fails says why.
+
 The store must be empty. A verb that the store does not override is not tested, and where a test needs it to look
 at what was stored, the test looks at what it can.
 """

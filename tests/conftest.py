@@ -19,6 +19,9 @@ from werkzeug.datastructures import FileStorage
 import flask_store  # noqa: F401
 from flask_store import Store
 
+# A test of the contract that fails says why, too.
+pytest.register_assert_rewrite("flask_store.testing")
+
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))
 

@@ -27,3 +27,15 @@ class TestLocalStoreWithoutUnnamedFiles(StoreContract):
     def store(self, app, monkeypatch):
         monkeypatch.setattr("os.O_TMPFILE", 0, raising=False)
         return LocalStore()
+
+
+class TestLocalStoreWithoutWhatPosixHas(StoreContract):
+    """As on Windows: no unnamed files, no bits to change on an open file, no locks, no copies inside the kernel."""
+
+    @pytest.fixture
+    def store(self, app, monkeypatch):
+        monkeypatch.setattr("os.O_TMPFILE", 0, raising=False)
+        monkeypatch.setattr("flask_store.stores.staging.fcntl", None)
+        for name in ("fchmod", "copy_file_range", "sendfile"):
+            monkeypatch.delattr(f"os.{name}", raising=False)
+        return LocalStore()

@@ -307,3 +307,22 @@ def test_the_umask_is_never_touched(store, upload, monkeypatch):
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("os.umask was called"))
 
     assert store.save(upload()).exists()
+
+
+class TestNamingOfASubclass:
+    def test_counts(self, app, upload):
+        class Numbered(LocalStore):
+            def safe_filename(self, filename):
+                return super().safe_filename(f"1-{filename}")
+
+        assert [Numbered().save(upload()).filename[:8] for _ in range(2)] == ["1-photo.", "1-photo_"]
+
+    def test_that_is_not_safe_is_refused_and_leaves_nothing(self, app, root, upload):
+        class Careless(LocalStore):
+            def safe_filename(self, filename):
+                return filename
+
+        with pytest.raises(InvalidNameError):
+            Careless().save(upload(filename="../photo.jpg"))
+
+        assert not root.exists()

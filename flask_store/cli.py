@@ -6,7 +6,7 @@ import io
 from typing import NoReturn
 
 import click
-from flask import current_app
+from flask import Request, current_app
 from flask.cli import AppGroup, ScriptInfo
 from werkzeug.datastructures import FileStorage
 from werkzeug.utils import ImportStringError
@@ -30,22 +30,24 @@ def check(context: click.Context) -> None:
         app = context.ensure_object(ScriptInfo).load_app()
     except (StoreError, ImportStringError) as error:
         _fail(str(error))
+    if "store" not in app.extensions:
+        _fail("the application has no store: call Store(app) or Store().init_app(app)")
     with app.app_context():
         _check()
 
 
 def _check() -> None:
-    provider = current_app.extensions["store"].provider
+    provider: type[BaseStore] = current_app.extensions["store"].provider
     for key in sorted(key for key in current_app.config if key.startswith("STORE_")):
         click.echo(f"{key} = {_shown(key, current_app.config[key])}")
-    click.echo(f"Store: {provider.__module__}.{provider.__qualname__}")
     try:
+        click.echo(f"Store: {provider.__module__}.{provider.__qualname__}")
         Settings(current_app).check(provider.REQUIRED_CONFIGURATION)
         provider.check_config(current_app)
         store = provider()
         click.echo(f"Place: {store.store_path}")
         click.echo(f"Route: {_route() or 'none'}")
-        click.echo(f"Large uploads: {_landing(provider)}")
+        click.echo(f"Large uploads: {_landing(store)}")
         _try_to_write(store)
     except (StoreError, OSError) as error:
         _fail(str(error))
@@ -60,7 +62,7 @@ def _fail(problem: str) -> NoReturn:
 def _shown(key: str, value: object) -> str:
     if value and any(word in key for word in _SECRET_WORDS):
         return "********"
-    return oct(value) if key.endswith("_MODE") and isinstance(value, int) else repr(value)
+    return oct(value) if key.endswith("_MODE") and type(value) is int else repr(value)
 
 
 def _route() -> str | None:
@@ -68,14 +70,16 @@ def _route() -> str | None:
     return next((rule.rule for rule in rules if rule.endpoint == "flask_store.file"), None)
 
 
-def _landing(provider: type[BaseStore]) -> str:
+def _landing(store: BaseStore) -> str:
     """Say where the bytes of a large upload are written while the request is parsed."""
-    if provider.receive is BaseStore.receive:
+    if store.receive("a.bin", "application/octet-stream", None) is None:
         return "written to a temporary file and from there to the store"
-    if not Settings(current_app).receive:
+    if not store.settings.receive:
         return "written twice: STORE_RECEIVE is off"
     if not issubclass(current_app.request_class, ReceivingRequest):
         return "written twice: app.request_class was set after init_app"
+    if current_app.request_class._get_file_stream is not Request._get_file_stream:
+        return "written where app.request_class says"
     return "written once, where they stay"
 
 

@@ -35,9 +35,14 @@ class Setting(Generic[T]):
     def __get__(self, instance: Settings, owner: type[Settings]) -> T: ...
 
     def __get__(self, instance: Settings | None, owner: type[Settings]) -> Setting[T] | T:
-        if instance is None:
-            return self
-        value = instance.app.config.get(self.key, self.default)
+        return self if instance is None else self.read(instance.app)
+
+    def read(self, app: Flask) -> T:
+        """Return the value that an application has set, or the default.
+
+        :raises NotConfiguredError: If it is wrong.
+        """
+        value = app.config.get(self.key, self.default)
         try:
             return self.parse(value)
         except ValueError as error:
@@ -143,7 +148,7 @@ class Settings:
         problems = [f"{key} must be set" for key in required if self.app.config.get(key) in (None, "")]
         for setting in self.all():
             try:
-                setting.__get__(self, type(self))
+                setting.read(self.app)
             except NotConfiguredError as error:
                 problems.append(str(error))
         if problems:

@@ -76,7 +76,7 @@ class Store:
     def check_config(self, app: Flask) -> None:
         """Check every setting of an application.
 
-        :raises NotConfiguredError: Naming each that is wrong or missing.
+        :raises NotConfiguredError: Naming each that is wrong or missing; a wrong ``STORE_PROVIDER`` alone.
         """
         provider = self.provider(app)
         Settings(app).check(provider.REQUIRED_CONFIGURATION)

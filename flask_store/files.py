@@ -126,12 +126,15 @@ class StoreFile:
     def __hash__(self) -> int:
         return hash((id(self.provider.app), self.relative_path()))
 
+    def __copy__(self) -> StoreFile:
+        return self
+
     def __deepcopy__(self, memo: object) -> StoreFile:
         return self  # a place; its application is not to be copied
 
     def __reduce__(self) -> tuple[Callable[[str], StoreFile], tuple[str]]:
         # For a cache or a queue: it is read again inside an application context.
-        return StoreFile.from_path, (self.relative_path(),)
+        return type(self).from_path, (self.relative_path(),)
 
 
 def check_relative_path(path: str) -> str:

@@ -30,8 +30,8 @@ MEMORY_SIZE = 256 * 1024
 #: Bytes asked of the server at a time. With less the reading costs more than the parsing, as measured with gunicorn.
 READ_AHEAD_SIZE = 512 * 1024
 
-#: Files of one request that land in the store's file system; each takes a descriptor. The ones after that go Werkzeug's
-#: way, in memory as far as possible.
+#: File parts of one request that are received, each of which may take a descriptor. The ones after that go the way of
+#: Werkzeug.
 MAX_FILES = 64
 
 # glibc gives freed memory back to the system beyond twice the largest block that it ever mapped and freed (mallopt(3),
@@ -80,17 +80,21 @@ class ReceivedFile(io.BufferedIOBase):
         return self.file.write(data)
 
     def _roll_over(self) -> None:
-        position, content = self.file.tell(), self.file
-        assert isinstance(content, io.BytesIO)
+        assert isinstance(self.file, io.BytesIO)
         try:
-            self.staged = self._stage()
+            staged = self._stage()
         except OSError:
             # This upload may not be meant for the store at all; if it is, saving it says what is wrong.
-            self.file = tempfile.TemporaryFile()
-        else:
-            self.file = self.staged.stream
-        self.file.write(content.getbuffer())
-        self.file.seek(position)
+            staged = None
+        file: IO[bytes] = tempfile.TemporaryFile() if staged is None else staged.stream
+        try:
+            file.write(self.file.getbuffer())
+            file.flush()
+            file.seek(self.file.tell())
+        except BaseException:
+            (staged or file).close()
+            raise
+        self.staged, self.file = staged, file
 
     def read(self, size: int | None = -1, /) -> bytes:
         return self.file.read(-1 if size is None else size)
@@ -169,6 +173,8 @@ class ReceivingRequest(Request):
 
 def request_class(base: type[Request]) -> type[Request]:
     """Return a request class that also receives uploads for the store."""
+    if issubclass(base, ReceivingRequest):
+        return base  # of another application
     parser = type("ReceivingParser", (ReceivingParser, base.form_data_parser_class), {})
     return type("ReceivingRequest", (ReceivingRequest, base), {"form_data_parser_class": parser})
 
@@ -233,7 +239,10 @@ class _ReadAhead:
         self._buffer = b""
         self._position = 0
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1) -> bytes:
+        if size is None or size < 0:
+            size = len(self._buffer)
+            return self.read(size) + self._stream.read() if self._position < size else self._stream.read()
         if self._position >= len(self._buffer):
             self._buffer, self._position = self._stream.read(READ_AHEAD_SIZE), 0
         start = self._position

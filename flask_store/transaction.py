@@ -14,16 +14,26 @@ if TYPE_CHECKING:
     from .stores.base import BaseStore
 
 
-class _Block(ExitStack):
-    """What to undo, newest first, if a block raises."""
+class _Block:
+    """An open block: what to undo if it raises, newest first, and what was saved in it."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, outer: _Block | None) -> None:
+        self.outer = outer
+        self.is_open = True
+        self.undo = ExitStack()
         self.saved: set[tuple[Flask, str]] = set()
 
 
-# The innermost open block of this thread or greenlet.
+# The innermost block of this thread or greenlet.
 _block: ContextVar[_Block | None] = ContextVar("flask_store_block", default=None)
+
+
+def _open_block() -> _Block | None:
+    # Blocks in two generators can end in another order than they began; then one that has ended is set again.
+    block = _block.get()
+    while block is not None and not block.is_open:
+        block = block.outer
+    return block
 
 
 @contextmanager
@@ -33,24 +43,26 @@ def transaction() -> Iterator[None]:
     Blocks nest: what an inner one saved belongs to the outer one as soon as the inner one has ended well. The
     exception goes on its way; a file that cannot be deleted is logged and does not hide it.
     """
-    outer = _block.get()
-    with _Block() as block:
+    outer = _open_block()
+    block = _Block(outer)
+    with block.undo:
         token = _block.set(block)
         try:
             yield
         finally:
+            block.is_open = False
             _block.reset(token)
-        done = block.pop_all()
+        done = block.undo.pop_all()
     if outer is not None:
-        outer.push(done)
+        outer.undo.push(done)
         outer.saved |= block.saved
 
 
 def on_rollback(undo: Callable[[], object]) -> None:
-    """Have ``undo`` called if the open block raises. Without an open block nothing happens."""
-    block = _block.get()
+    """Have ``undo``, which must not raise, called if the open block raises. Without one nothing happens."""
+    block = _open_block()
     if block is not None:
-        block.callback(undo)
+        block.undo.callback(undo)
 
 
 def record(store: BaseStore, saved: StoreFile | str) -> None:
@@ -58,12 +70,12 @@ def record(store: BaseStore, saved: StoreFile | str) -> None:
 
     :param saved: What ``save`` returned: the file, or its name in the store's destination.
     """
-    block = _block.get()
+    block = _open_block()
     place = (store.app, store.relative_path(saved) if isinstance(saved, str) else str(saved))
     # A save that calls its parent's is told of twice.
     if block is not None and place not in block.saved:
         block.saved.add(place)
-        block.callback(_delete, store, saved)
+        block.undo.callback(_delete, store, saved)
 
 
 def _delete(store: BaseStore, saved: StoreFile | str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from io import BytesIO
 
 import pytest
 from flask import Request
@@ -52,6 +53,15 @@ def test_it_says_how_often_a_large_upload_is_written(check, make_app, monkeypatc
     assert "Large uploads: written once, where they stay" in check().output
     assert "Large uploads: written twice: STORE_RECEIVE is off" in check(STORE_RECEIVE=False).output
 
+    class Special(make_app().request_class):
+        def _get_file_stream(self, *arguments, **options):
+            return BytesIO()
+
+    app = make_app()
+    app.request_class = Special
+    output = app.test_cli_runner().invoke(args=["store", "check"]).output
+    assert "Large uploads: written where app.request_class says" in output
+
     app = make_app()
     app.request_class = Request
     output = app.test_cli_runner().invoke(args=["store", "check"]).output
@@ -91,6 +101,16 @@ def test_an_application_that_cannot_be_set_up_says_what_is_wrong(tmp_path, setti
     assert result.stderr.startswith("Wrong: ")
     assert named in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_an_application_without_a_store_says_so(tmp_path):
+    (tmp_path / "bare.py").write_text("from flask import Flask\napp = Flask(__name__)\n")
+    command = [sys.executable, "-m", "flask", "--app", "bare", "store", "check"]
+
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    assert result.returncode == 1
+    assert result.stderr == "Wrong: the application has no store: call Store(app) or Store().init_app(app)\n"
 
 
 def test_a_setting_that_turned_wrong_fails_and_is_named(check):

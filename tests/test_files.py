@@ -134,7 +134,7 @@ def test_it_goes_through_a_cache_and_a_queue(app):
     file = StoreFile("a.jpg", "photos")
 
     assert pickle.loads(pickle.dumps(file)) == file
-    assert copy.deepcopy({"photo": file}) == {"photo": file}
+    assert copy.deepcopy({"photo": file}) == {"photo": copy.copy(file)} == {"photo": file}
 
 
 @pytest.mark.parametrize("error", [InvalidNameError("a/b", "it is two"), NotFoundError("a"), AlreadyExistsError("a")])

@@ -6,6 +6,7 @@ import errno
 import gc
 import io
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from flask import Flask, Request, request
+from werkzeug.datastructures import FileStorage
+from werkzeug.formparser import FormDataParser
 from werkzeug.test import EnvironBuilder
 
 from flask_store import Provider, ServiceError, Store
@@ -206,7 +209,7 @@ def test_a_destination_in_another_file_system_gets_a_copy(app, received, root, e
         assert content_of(Provider().save(file)) == LARGE
         assert files_below(mounted) == [mounted / "large.bin"]
     finally:
-        subprocess.run(["umount", mounted], check=True)
+        subprocess.run(["umount", "--lazy", mounted], check=True)
 
 
 def test_a_store_that_cannot_be_written_does_not_disturb_other_views(make_app, tmp_path):
@@ -284,7 +287,7 @@ def small_disk(make_app, tmp_path):
     try:
         yield app
     finally:
-        subprocess.run(["umount", mounted], check=True)
+        subprocess.run(["umount", "--lazy", mounted], check=True)
 
 
 def test_a_disk_that_fills_while_an_upload_is_received_is_free_again_at_once(small_disk):
@@ -383,6 +386,48 @@ def test_a_developer_who_says_where_uploads_land_is_obeyed(tmp_path):
     with app.test_request_context(method="POST", data={"file": (io.BytesIO(b"text"), "a.txt")}):
         assert request.files["file"].stream._max_size == 1
         assert content_of(Provider().save(request.files["file"])) == b"text"
+
+
+def test_an_application_may_have_the_request_class_of_another(make_app, tmp_path):
+    first = make_app("first")
+    second = Flask("second", instance_path=str(tmp_path))
+    second.request_class = type("Special", (first.request_class,), {})
+    Store(second)
+    with second.test_request_context(method="POST", data={"file": (io.BytesIO(LARGE), "a.bin")}):
+        assert isinstance(request.files["file"].stream, ReceivedFile)
+        assert content_of(Provider().save(request.files["file"])) == LARGE
+
+
+def test_a_parser_of_the_developer_reads_the_whole_body_at_once(tmp_path):
+    class Whole(FormDataParser):
+        def parse(self, stream, mimetype, content_length, options=None):
+            start = stream.read(1000)
+            return super().parse(io.BytesIO(start + stream.read()), mimetype, content_length, options)
+
+    class Special(Request):
+        form_data_parser_class = Whole
+
+    app = Flask("app", instance_path=str(tmp_path))
+    app.request_class = Special
+    Store(app)
+    with app.test_request_context(method="POST", data={"file": (io.BytesIO(LARGE), "a.bin")}):
+        assert request.files["file"].read() == LARGE
+
+
+def test_an_upload_that_cannot_be_brought_to_the_disk_stays_whole(app, root):
+    root.mkdir(parents=True)
+    file = Provider().receive("a.bin", "", None)
+    file.write(bytes(200_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            file.fileno()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert content_of(Provider().save(FileStorage(file, "a.bin"))) == bytes(200_000)
+    file.close()
 
 
 def test_a_request_is_parsed_outside_an_application_context(make_app):

@@ -155,5 +155,25 @@ def test_a_subclass_that_saves_through_its_parent_takes_part(store, upload):
     assert deleted == ["renamed.txt"]
 
 
+def test_blocks_that_end_in_another_order_than_they_began_leave_none_open(store, upload):
+    def hold():
+        with store.transaction():
+            yield
+
+    first, second = hold(), hold()
+    next(first)
+    next(second)
+    for block in (first, second):
+        with pytest.raises(StopIteration):
+            next(block)
+
+    with pytest.raises(Failure):
+        Provider().save(upload(filename="after.txt"))
+        raise Failure
+
+    on_rollback(lambda: pytest.fail("there is no block"))
+    assert names() == ["after.txt"]
+
+
 def test_on_rollback_outside_a_block_does_nothing():
     on_rollback(lambda: pytest.fail("there is no block"))

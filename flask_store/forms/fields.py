@@ -74,10 +74,15 @@ class StoreFileField(SavingField, FileField):
         saved = self._saved_uploads.get(self.name)
         if saved is not None and self.data is saved.file:
             self.data = saved.upload
-        if isinstance(self.data, FileStorage):
-            # A validator may put something else in its place, such as the photo without its metadata.
-            self._arrived = self.data
-            rewind(self.data.stream)
+        # A validator may put something else in its place, such as the photo without its metadata.
+        self._arrived = self.data if isinstance(self.data, FileStorage) else None
+        if self._arrived is not None:
+            rewind(self._arrived.stream)
+
+    def restore_upload(self) -> None:
+        if self._arrived is not None:
+            self.data = self._arrived
+            rewind(self._arrived.stream)
 
     def save_upload(self) -> None:
         if not isinstance(self.data, FileStorage):

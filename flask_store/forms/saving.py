@@ -50,6 +50,10 @@ class SavingField(Field):
         """Have ``data`` be the upload again, from its start: that is what validators judge."""
         raise NotImplementedError
 
+    def restore_upload(self) -> None:
+        """Have ``data`` be the upload as it arrived, if there is one: the form is not valid, or could not be saved."""
+        raise NotImplementedError
+
     def save_upload(self) -> None:
         """Store the upload, if there is one, and have ``data`` be the stored file; once for each upload."""
         raise NotImplementedError
@@ -75,7 +79,19 @@ def _validate_and_save(form: BaseForm, validate: Callable[..., bool], *args: Any
         del kwargs["extra_validators"]
     for field in _saving_fields(form):
         field.show_upload()
-    return bool(validate(*args, **kwargs)) and _save(form)
+    try:
+        valid = bool(validate(*args, **kwargs)) and _save(form)
+    except BaseException:
+        _restore_uploads(form)
+        raise
+    if not valid:
+        _restore_uploads(form)
+    return valid
+
+
+def _restore_uploads(form: BaseForm) -> None:
+    for field in _saving_fields(form):
+        field.restore_upload()
 
 
 def _takes_extra_validators(validate: Callable[..., bool]) -> bool:
@@ -89,15 +105,12 @@ def _takes_extra_validators(validate: Callable[..., bool]) -> bool:
 
 
 def _save(form: BaseForm) -> bool:
-    fields = _saving_fields(form)
     field = None
     try:
         with transaction():
-            for field in fields:
+            for field in _saving_fields(form):
                 field.save_upload()
     except Exception as error:
-        for shown in fields:
-            shown.show_upload()
         # What the developer has to mend is not for the visitor to try again.
         if field is None or isinstance(error, NotConfiguredError) or not isinstance(error, StoreError | OSError):
             raise

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="BaseStore")
 
-# A taken name is met again after adding 80 random bits only where `exists` is broken.
-_MAX_TRIES = 5
+#: How many names a store tries for a file. After the first, each has 80 random bits: it is taken only where the store
+#: is broken.
+MAX_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class BaseStore:
         :raises AlreadyExistsError: If no free name is found.
         """
         name = candidate = naming.clean(filename)
-        for _ in range(_MAX_TRIES):
+        for _ in range(MAX_TRIES):
             if not self.exists(candidate):
                 return candidate
             candidate = naming.add_random(name)

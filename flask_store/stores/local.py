@@ -27,12 +27,8 @@ from ..exceptions import (
 )
 from ..files import StoreFile
 from ..receiving import ReceivedFile
-from .base import BaseStore, FileStat, guess_content_type
+from .base import MAX_TRIES, BaseStore, FileStat, guess_content_type
 from .staging import StagedFile, fsync_directory, make_directories
-
-# After the first name each is new by 80 random bits: a second collision means a broken file system.
-_MAX_TRIES = 5
-
 
 # What the system answers for a path at which there can be no file.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG})
@@ -144,7 +140,7 @@ class LocalStore(BaseStore):
         target.finish(self.settings.file_mode, self.settings.fsync)
         directory, name = os.path.split(path)
         candidate = path
-        for _ in range(_MAX_TRIES):
+        for _ in range(MAX_TRIES):
             try:
                 target.publish(candidate)
             except FileExistsError:

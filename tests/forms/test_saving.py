@@ -411,6 +411,38 @@ class TestReplacedByAValidator:
         assert form.photo.data is first
         assert stored() == {"a.jpg": b"PHOTO"}
 
+    def test_a_form_that_fails_has_the_upload_that_arrived(self, post, stored):
+        def mark(form, field):
+            field.data = FileStorage(BytesIO(field.data.read() + b"+"), field.data.filename)
+
+        class MarkingForm(FlaskForm):
+            title = StringField(validators=[DataRequired()])
+            photo = StoreFileField(validators=[mark])
+
+        with post({"photo": (b"photo", "a.jpg")}):
+            form = MarkingForm()
+            assert not form.validate_on_submit()
+            assert form.photo.data.read() == b"photo"
+            form.title.data = "mended"
+            assert form.validate_on_submit()
+
+        assert stored() == {"a.jpg": b"photo+"}
+
+    def test_what_a_validator_puts_where_nothing_was_sent_any_more_is_stored(self, post, stored):
+        def fill(form, field):
+            field.data = field.data or FileStorage(BytesIO(b"default"), "default.jpg")
+
+        class FillingForm(FlaskForm):
+            photo = StoreFileField(validators=[fill])
+
+        with post({"photo": (b"photo", "a.jpg")}):
+            form = FillingForm()
+            assert form.validate_on_submit()
+            form.process()
+            assert form.validate_on_submit()
+
+        assert stored() == {"a.jpg": b"photo", "default.jpg": b"default"}
+
     def test_a_rollback_after_another_upload_was_processed_does_not_hide_the_error(self, app, post):
         with pytest.raises(KeyError, match="mine"), app.extensions["store"].store.transaction():
             with post({"first": (b"one", "1.jpg")}):

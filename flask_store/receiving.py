@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from .stores.base import BaseStore
 
-#: Largest upload that is held in memory, in bytes. Above it a file of its own is cheaper, as measured on Linux.
+#: Largest upload that is held in memory, in bytes. Above it a file of its own is cheaper, as measured on Linux. A
+#: request that is no larger goes Werkzeug's way, which holds it in memory too.
 MEMORY_SIZE = 256 * 1024
 
 #: Bytes asked of the server at a time. With less the reading costs more than the parsing, as measured with gunicorn.
@@ -152,13 +153,18 @@ class ReceivingParser(FormDataParser):
     def parse(
         self, stream: IO[bytes], mimetype: str, content_length: int | None, options: dict[str, str] | None = None
     ) -> Any:
-        provider = _receiving_provider()
-        if provider is None or mimetype != "multipart/form-data" or not _is_default(self.stream_factory):
+        is_small = content_length is not None and content_length <= MEMORY_SIZE
+        if is_small or mimetype != "multipart/form-data" or not _is_default(self.stream_factory):
             return super().parse(stream, mimetype, content_length, options)
+        provider = _receiving_provider()
+        if provider is None:
+            return super().parse(stream, mimetype, content_length, options)
+        _keep_freed_memory()
         landed: list[IO[bytes]] = []
         self.stream_factory = functools.partial(_land, provider, landed, self.stream_factory)
         try:
-            _, form, files = super().parse(_read_ahead(stream, content_length), mimetype, content_length, options)
+            ahead = cast(IO[bytes], _ReadAhead(stream))
+            _, form, files = super().parse(ahead, mimetype, content_length, options)
         except BaseException:
             _close(landed)
             raise
@@ -222,13 +228,6 @@ def _close(streams: list[IO[bytes]]) -> None:
 def _keep_freed_memory() -> None:
     """Have the C library keep some MiB of freed memory; once a process is enough."""
     bytes(_LARGE_BLOCK_SIZE)
-
-
-def _read_ahead(stream: IO[bytes], content_length: int | None) -> IO[bytes]:
-    if content_length is not None and content_length <= MEMORY_SIZE:
-        return stream
-    _keep_freed_memory()
-    return cast(IO[bytes], _ReadAhead(stream))
 
 
 class _ReadAhead:

@@ -85,6 +85,13 @@ def test_a_small_upload_is_in_memory_until_it_is_saved(received, root):
     assert content_of(Provider().save(file)) == LARGE[:MEMORY_SIZE]
 
 
+def test_a_small_request_goes_the_ordinary_way(received):
+    file = received(b"small")
+
+    assert not isinstance(file.stream, ReceivedFile)
+    assert content_of(Provider().save(file)) == b"small"
+
+
 @pytest.mark.parametrize("size", [0, 1, MEMORY_SIZE - 1, MEMORY_SIZE, MEMORY_SIZE + 1, 3 * 1024 * 1024])
 def test_every_byte_arrives(received, either_way, size):
     content = (LARGE * 8)[:size]
@@ -383,9 +390,9 @@ def test_a_developer_who_says_where_uploads_land_is_obeyed(tmp_path):
     app = Flask("app", instance_path=str(tmp_path))
     app.request_class = Special
     Store(app)
-    with app.test_request_context(method="POST", data={"file": (io.BytesIO(b"text"), "a.txt")}):
+    with app.test_request_context(method="POST", data={"file": (io.BytesIO(LARGE), "a.txt")}):
         assert request.files["file"].stream._max_size == 1
-        assert content_of(Provider().save(request.files["file"])) == b"text"
+        assert content_of(Provider().save(request.files["file"])) == LARGE
 
 
 def test_an_application_may_have_the_request_class_of_another(make_app, tmp_path):
@@ -491,7 +498,7 @@ class ElsewhereStore(LocalStore):
 def test_a_store_says_where_its_uploads_land(app, monkeypatch):
     monkeypatch.setattr(app.extensions["store"], "provider", ElsewhereStore)
     with app.test_request_context(
-        method="POST", data={"mine": (io.BytesIO(b"m"), "mine.txt"), "other": (io.BytesIO(b"o"), "other.txt")}
+        method="POST", data={"mine": (io.BytesIO(LARGE), "mine.txt"), "other": (io.BytesIO(b"o"), "other.txt")}
     ):
         assert isinstance(request.files["mine"].stream, io.BytesIO)
         assert isinstance(request.files["other"].stream, tempfile.SpooledTemporaryFile)

@@ -137,8 +137,9 @@ class BaseStore:
     def receive(self, filename: str, content_type: str, content_length: int | None) -> IO[bytes] | None:
         """Return a file into which an upload is written while the request is parsed, or None for Werkzeug's own.
 
-        Called for each file part with what the client claims of it. The file can be read and can seek, is the stream
-        of the upload that ``save`` then gets, perhaps, and is closed at the end of the request.
+        Called for each file part of a request of more than 256 KiB, with what the client claims of it. The file can be
+        read and can seek, is the stream of the upload that ``save`` then gets, perhaps, and is closed at the end of the
+        request.
         """
         return None
 

@@ -8,7 +8,6 @@ import functools
 import io
 import os
 import secrets
-import shutil
 import stat
 import sys
 import tempfile
@@ -68,10 +67,7 @@ class StagedFile:
 
     def copy(self, source: IO[bytes]) -> None:
         """Write a stream from its start, if it can seek, to its end."""
-        if type(source) is io.BytesIO:  # a subclass may read something else than what it holds
-            _write_all(self._descriptor, source.getbuffer())
-        else:
-            copy_stream(source, self.stream)
+        copy_stream(source, self._descriptor)
 
     def _open(self, directory: str | Path) -> int:
         unnamed = getattr(os, "O_TMPFILE", 0)
@@ -144,12 +140,16 @@ def _has_proc() -> bool:
     return os.path.isdir("/proc/self/fd")
 
 
-def copy_stream(source: IO[bytes], target: IO[bytes]) -> None:
-    """Copy a stream to an empty file, from its start if it can seek, inside the kernel if it is a large file."""
+def copy_stream(source: IO[bytes], target: int) -> None:
+    """Copy a stream to an empty file, from its start if it can seek, inside the kernel if it is a large file.
+
+    :param target: Descriptor of the file.
+    """
     rewind(source)
     descriptor = _file_descriptor(source)
-    if descriptor is None or not _copy_in_kernel(descriptor, target.fileno()):
-        shutil.copyfileobj(source, target, _CHUNK_SIZE)
+    if descriptor is None or not _copy_in_kernel(descriptor, target):
+        while content := source.read(_CHUNK_SIZE):
+            _write_all(target, memoryview(content))
 
 
 def _write_all(descriptor: int, content: memoryview) -> None:

@@ -169,7 +169,10 @@ def _file_descriptor(stream: Any) -> int | None:
 
 
 def _copy_in_kernel(source: int, target: int) -> bool:
-    """Copy a file from its start to an empty one; return False, with nothing copied, where that is not possible."""
+    """Copy a file from its start to an empty one; return False, with nothing copied, where that is not possible.
+
+    That it copied nothing does not say that the file is empty: those of /proc tell no size, and can be read.
+    """
     for copy in _kernel_copies():
         position = 0
         try:
@@ -178,8 +181,8 @@ def _copy_in_kernel(source: int, target: int) -> bool:
         except OSError:
             if position:
                 raise
-            continue
-        return True
+        if position:
+            return True
     return False
 
 

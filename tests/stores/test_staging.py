@@ -247,6 +247,13 @@ class TestCopies:
 
             assert self.copied(source, target) == LARGE
 
+    def test_a_file_that_tells_no_size_is_read(self, target, monkeypatch):
+        """As of /proc, of which Linux before 5.19 says that it copied nothing."""
+        for name in ("copy_file_range", "sendfile"):
+            monkeypatch.setattr(f"os.{name}", lambda *arguments: 0, raising=False)
+        with open("/proc/self/status", "rb") as source:
+            assert self.copied(source, target).startswith(b"Name:")
+
     def test_what_decodes_a_file_is_read_not_copied_raw(self, target, tmp_path):
         with gzip.open(tmp_path / "packed.gz", "wb") as packed:
             packed.write(LARGE)

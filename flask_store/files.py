@@ -120,7 +120,7 @@ class StoreFile:
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, StoreFile):
-            return NotImplemented
+            return NotImplemented  # Python then asks the other one
         return self.provider.app is other.provider.app and self.relative_path() == other.relative_path()
 
     def __hash__(self) -> int:

@@ -87,5 +87,5 @@ def _delete(store: BaseStore, saved: StoreFile | str) -> None:
             saved.delete()
     except NotImplementedError as error:
         logger.warning("%s stays in the store after a rollback: %s", saved, error)
-    except Exception:
+    except Exception:  # whatever it is, the other files must go and the block's own error be raised
         logger.exception("%s stays in the store after a rollback: it could not be deleted", saved)

@@ -53,6 +53,7 @@ class StoreFileField(SavingField, FileField):
         self.destination = destination
         self.existing = None
         self._arrived: FileStorage | None = None
+        self._saved_uploads: dict[str, SavedUpload] = {}
 
     def process_data(self, value: object) -> None:
         if isinstance(value, FileStorage):

@@ -394,6 +394,43 @@ class TestValidateOfTheDeveloper:
         assert stored() == {}
 
 
+class TestAFormThatTellsItsFieldsNothing:
+    """Its ``post_process`` does not call the one that it overrides."""
+
+    def test_inside_another_form_has_its_uploads_saved_with_that(self, post, stored):
+        class Silent(Form):
+            photo = StoreFileField()
+
+            def post_process(self, formdata=None):
+                pass
+
+        class Outer(FlaskForm):
+            cover = StoreFileField()
+            inner = FormField(Silent)
+
+        with post({"cover": (b"cover", "cover.jpg"), "inner-photo": (b"photo", "photo.jpg")}):
+            form = Outer()
+            assert form.validate_on_submit()
+            assert form.validate_on_submit()
+
+        assert stored() == {"cover.jpg": b"cover", "photo.jpg": b"photo"}
+
+    def test_alone_pretends_nothing(self, post, stored):
+        class Silent(FlaskForm):
+            photo = StoreFileField()
+
+            def post_process(self, formdata=None):
+                pass
+
+        with post({"photo": (b"photo", "photo.jpg")}):
+            form = Silent()
+            assert form.validate_on_submit()
+            with pytest.raises(StoreError, match="not saved"):
+                form.populate_obj(SimpleNamespace())
+
+        assert stored() == {}
+
+
 class TestReplacedByAValidator:
     def test_what_a_validator_puts_in_place_of_the_upload_is_stored_once(self, post, stored):
         def strip(form, field):

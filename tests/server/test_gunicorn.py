@@ -40,6 +40,22 @@ def send(server):
     return send_file
 
 
+@pytest.fixture
+def send_half(server):
+    """Return a function that sends the first half of a request with a file of 20 MB and returns the connection."""
+
+    def send_half_file(filename):
+        body = multipart(filename, b"x" * 20_000_000)
+        connection = server.connect()
+        connection.putrequest("POST", "/")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.putheader("Content-Type", CONTENT_TYPE["Content-Type"])
+        connection.endheaders(body[:10_000_000])
+        return connection
+
+    return send_half_file
+
+
 @pytest.mark.parametrize("size", [0, 1, 5_000_000])
 def test_a_file_comes_back_byte_for_byte(server, send, size):
     content = os.urandom(size)
@@ -99,16 +115,10 @@ def test_a_path_that_climbs_is_not_found_as_it_comes_over_the_wire(server, path)
     assert b"Store" not in response.content
 
 
-def test_a_client_that_goes_away_in_the_middle_leaves_nothing(server, send):
+def test_a_client_that_goes_away_in_the_middle_leaves_nothing(server, send, send_half):
     before = server.files()
-    body = multipart("gone.txt", b"x" * 20_000_000)
-    connection = server.connect()
 
-    connection.putrequest("POST", "/")
-    connection.putheader("Content-Length", str(len(body)))
-    connection.putheader("Content-Type", CONTENT_TYPE["Content-Type"])
-    connection.endheaders(body[:10_000_000])
-    connection.close()
+    send_half("gone.txt").close()
 
     # One worker takes one request after the other: when this one is answered, that one is over.
     pid = server.request("GET", "/pid").content.decode()
@@ -118,16 +128,11 @@ def test_a_client_that_goes_away_in_the_middle_leaves_nothing(server, send):
 
 
 @pytest.mark.receiving
-def test_a_server_that_is_killed_in_the_middle_of_an_upload_leaves_nothing(server, send):
+def test_a_server_that_is_killed_in_the_middle_of_an_upload_leaves_nothing(server, send, send_half):
     before = server.files()
     pid = int(server.request("GET", "/pid").content)
-    body = multipart("killed.txt", b"x" * 20_000_000)
-    connection = server.connect()
 
-    connection.putrequest("POST", "/")
-    connection.putheader("Content-Length", str(len(body)))
-    connection.putheader("Content-Type", CONTENT_TYPE["Content-Type"])
-    connection.endheaders(body[:10_000_000])
+    connection = send_half("killed.txt")
     wait_until(lambda: unnamed_file_size(pid, server.root) > 5_000_000)
     os.kill(pid, signal.SIGKILL)
     connection.close()

@@ -11,7 +11,6 @@ from flask.cli import AppGroup, ScriptInfo
 from werkzeug.datastructures import FileStorage
 from werkzeug.utils import ImportStringError
 
-from .config import Settings
 from .exceptions import StoreError
 from .receiving import ReceivingRequest
 from .stores.base import BaseStore
@@ -42,7 +41,7 @@ def _check() -> None:
         click.echo(f"{key} = {_shown(key, current_app.config[key])}")
     try:
         click.echo(f"Store: {provider.__module__}.{provider.__qualname__}")
-        Settings(current_app).check(provider.REQUIRED_CONFIGURATION)
+        provider.settings_class(current_app).check(provider.REQUIRED_CONFIGURATION)
         provider.check_config(current_app)
         store = provider()
         click.echo(f"Place: {store.store_path}")

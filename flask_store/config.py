@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 from urllib.parse import quote
 
@@ -21,12 +22,14 @@ class Setting(Generic[T]):
     :param key: Its name in ``app.config``.
     :param default: Its value where the application and the provider set none.
     :param parse: Returns the usable value, or raises ``ValueError`` that says what the value must be.
+    :param secret: Whether the value must not be shown.
     """
 
-    def __init__(self, key: str, default: object, parse: Callable[[Any], T]) -> None:
+    def __init__(self, key: str, default: object, parse: Callable[[Any], T], secret: bool = False) -> None:
         self.key = key
         self.default = default
         self.parse = parse
+        self.secret = secret
 
     @overload
     def __get__(self, instance: None, owner: type[Settings]) -> Setting[T]: ...
@@ -46,7 +49,8 @@ class Setting(Generic[T]):
         try:
             return self.parse(value)
         except ValueError as error:
-            raise NotConfiguredError(f"{self.key} must be {error}, not {value!r}") from error
+            shown = "what it is" if self.secret else repr(value)
+            raise NotConfiguredError(f"{self.key} must be {error}, not {shown}") from error
 
 
 def _text(value: object) -> str:
@@ -89,6 +93,24 @@ def _domain(value: object) -> str:
     return value.rstrip("/")
 
 
+def _number(low: float, high: float, what: str) -> Callable[[object], float]:
+    def parse(value: object) -> float:
+        if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
+            raise ValueError(f"{what} from {low} to {high}")
+        return value  # type: ignore[return-value]
+
+    return parse
+
+
+def _whole_number(low: int, high: int, what: str) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"a whole number of {what} from {low} to {high}")
+        return value
+
+    return parse
+
+
 def _url_prefix(value: object) -> str:
     if not isinstance(value, str) or re.search(r"[?#<>\\\s]|//", value):
         raise ValueError("the path of a URL, such as /uploads (the domain goes into STORE_DOMAIN)")
@@ -121,8 +143,9 @@ class Settings:
 
     @classmethod
     def all(cls) -> list[Setting[Any]]:
-        """Return every setting there is."""
-        return [setting for setting in vars(cls).values() if isinstance(setting, Setting)]
+        """Return every setting of this kind of store."""
+        names = {name: None for kind in reversed(cls.__mro__) for name in vars(kind)}
+        return [setting for name in names if isinstance(setting := getattr(cls, name), Setting)]
 
     @property
     def url_root(self) -> str:
@@ -153,3 +176,122 @@ class Settings:
                 problems.append(str(error))
         if problems:
             raise NotConfiguredError("; ".join(problems))
+
+
+#: Longest life of a presigned URL, in seconds: 7 days (AWS Signature Version 4).
+MAX_URL_EXPIRES = 604800
+
+MIB = 1024 * 1024
+
+#: What goes with every object, beside what the store itself says of it: parameters that PutObject and
+#: CreateMultipartUpload share.
+OBJECT_PARAMETERS = {
+    "BucketKeyEnabled": bool,
+    "CacheControl": str,
+    "ContentLanguage": str,
+    "Metadata": dict,
+    "ObjectLockLegalHoldStatus": str,
+    "ObjectLockMode": str,
+    "ObjectLockRetainUntilDate": datetime,
+    "SSEKMSEncryptionContext": str,
+    "SSEKMSKeyId": str,
+    "ServerSideEncryption": str,
+    "StorageClass": str,
+    "Tagging": str,
+}
+
+#: Canned ACLs (Amazon S3 User Guide, "Access control list (ACL) overview").
+ACLS = (
+    "private",
+    "public-read",
+    "public-read-write",
+    "authenticated-read",
+    "aws-exec-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
+)
+
+
+def _word(value: object) -> str:
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str) or not value.isprintable() or " " in value:
+        raise ValueError("a text without spaces and line breaks")
+    return value
+
+
+def _endpoint(value: object) -> str:
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^/?#@\s\\]+(?:/[^?#@\s\\]*)?", value):
+        raise ValueError("None or a URL without a user in it, such as https://s3.example.com")
+    return value.rstrip("/")
+
+
+def _key_prefix(value: object) -> str:
+    prefix = _path(value).strip("/")
+    if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
+        raise ValueError("the start of a key, such as media/uploads, without empty parts and dots")
+    return prefix
+
+
+def _choice(*choices: str | None) -> Callable[[object], str | None]:
+    def parse(value: object) -> str | None:
+        if value not in choices:
+            raise ValueError(f"one of {', '.join(map(repr, choices))}")
+        return value  # type: ignore[return-value]
+
+    return parse
+
+
+def _object_parameters(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("a dict, such as {'CacheControl': 'max-age=86400'}")
+    for name, parameter in value.items():
+        if name not in OBJECT_PARAMETERS:
+            raise ValueError(f"a dict with some of the keys {', '.join(OBJECT_PARAMETERS)}")
+        if not isinstance(parameter, OBJECT_PARAMETERS[name]):
+            raise ValueError(f"a dict whose {name} is of the type {OBJECT_PARAMETERS[name].__name__}")
+    metadata = value.get("Metadata", {})
+    if not all(isinstance(text, str) and text.isascii() for item in metadata.items() for text in item):
+        raise ValueError("a dict whose Metadata has texts in ASCII for keys and values")
+    return value
+
+
+class S3Settings(Settings):
+    """The settings of an application's S3 store."""
+
+    #: Start of every key, without a slash at its ends, or ``""``.
+    path = Setting("STORE_PATH", "", _key_prefix)
+    access_key = Setting("STORE_S3_ACCESS_KEY", None, _word, secret=True)
+    secret_key = Setting("STORE_S3_SECRET_KEY", None, _word, secret=True)
+    bucket = Setting("STORE_S3_BUCKET", None, _word)
+    region = Setting("STORE_S3_REGION", None, _word)
+    credential_chain = Setting("STORE_S3_CREDENTIAL_CHAIN", False, _boolean)
+    #: Without a slash at its end, or ``""`` for AWS.
+    endpoint_url = Setting("STORE_S3_ENDPOINT_URL", None, _endpoint)
+    addressing_style = Setting("STORE_S3_ADDRESSING_STYLE", "auto", _choice("auto", "path", "virtual"))
+    acl = Setting("STORE_S3_ACL", None, _choice(None, *ACLS))
+    object_parameters: Setting[dict[str, Any]] = Setting("STORE_S3_OBJECT_PARAMETERS", {}, _object_parameters)
+    #: Largest upload that goes in one request, in bytes. A part has at least 5 MiB, and a request at most 5 GiB
+    #: (Amazon S3 User Guide, "Amazon S3 multipart upload limits").
+    multipart_threshold = Setting(
+        "STORE_S3_MULTIPART_THRESHOLD", 64 * MIB, _whole_number(5 * MIB, 5 * 1024 * MIB, "bytes")
+    )
+    #: Seconds until the server must take a connection, and each piece of an answer must come.
+    timeout = Setting("STORE_S3_TIMEOUT", 20, _number(0.1, 3600, "seconds"))
+    #: Seconds that the URL of a private file works.
+    url_expires = Setting("STORE_URL_EXPIRES", 3600, _whole_number(1, MAX_URL_EXPIRES, "seconds"))
+
+    def _mount(self) -> str:
+        return ""  # the files are not the application's to serve
+
+    def check(self, required: Iterable[str] = ()) -> None:
+        keys = {setting.key for setting in (type(self).access_key, type(self).secret_key)}
+        has_chain = self.app.config.get(type(self).credential_chain.key) is True
+        if has_chain and any(self.app.config.get(key) for key in keys):
+            raise NotConfiguredError(
+                "STORE_S3_ACCESS_KEY and STORE_S3_SECRET_KEY must not be set where "
+                "STORE_S3_CREDENTIAL_CHAIN is True: which credentials count?"
+            )
+        super().check(key for key in required if not (has_chain and key in keys))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import cast
+from typing import Any, TypeVar, cast
 
 from flask import Flask, current_app
 from werkzeug.local import LocalProxy
@@ -14,6 +17,8 @@ from .config import Settings
 from .exceptions import NotConfiguredError
 from .stores.base import BaseStore
 from .transaction import transaction
+
+T = TypeVar("T")
 
 
 class Store:
@@ -70,7 +75,7 @@ class Store:
         """Fill the settings that the application leaves open: the provider's own first, then the general ones."""
         provider = self.provider(app)
         provider.app_defaults(app)
-        for setting in Settings.all():
+        for setting in provider.settings_class.all():
             app.config.setdefault(setting.key, setting.default)
 
     def check_config(self, app: Flask) -> None:
@@ -79,7 +84,7 @@ class Store:
         :raises NotConfiguredError: Naming each that is wrong or missing; a wrong ``STORE_PROVIDER`` alone.
         """
         provider = self.provider(app)
-        Settings(app).check(provider.REQUIRED_CONFIGURATION)
+        provider.settings_class(app).check(provider.REQUIRED_CONFIGURATION)
         provider.check_config(app)
 
     def register_route(self, app: Flask) -> None:
@@ -106,6 +111,25 @@ class StoreState:
         self.app = app
         #: The class of the application's store.
         self.provider = store.provider(app)
+        self._shared: dict[int, _Shared] = {}
+
+    def shared(self, kind: Callable[[Flask], T]) -> T:
+        """Return the one object of a kind that all threads of this process share for this application.
+
+        It is made at its first use, and again after a fork: a connection belongs to the process that opened it.
+        """
+        # A lock, too, is of one process: another thread may have held it at the fork.
+        shared = self._shared.setdefault(os.getpid(), _Shared())
+        with shared.lock:
+            if kind not in shared.objects:
+                shared.objects[kind] = kind(self.app)
+            return cast(T, shared.objects[kind])
+
+
+class _Shared:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.objects: dict[Callable[[Flask], Any], Any] = {}
 
 
 def store_provider() -> type[BaseStore]:

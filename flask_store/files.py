@@ -69,6 +69,15 @@ class StoreFile:
         """Return the URL, with ``STORE_DOMAIN`` in front if that is set."""
         return self.provider.absolute_url(self.filename)
 
+    def presign(self, expires_in: int | None = None, download_as: str | None = None) -> str:
+        """Return a URL that lets whoever has it read the file for a while, where the store can make one: on S3.
+
+        :param expires_in: Lifetime in seconds, at most 604800 (7 days); ``STORE_URL_EXPIRES`` by default.
+        :param download_as: What a browser calls the file when it downloads it, rather than shows it.
+        :raises ValueError: If the lifetime is not positive or too long.
+        """
+        return self.provider.presign(self.filename, expires_in, download_as)
+
     def relative_url(self) -> str:
         """Return the URL without the domain."""
         return self.provider.relative_url(self.filename)

@@ -6,11 +6,15 @@ import io
 import os
 import shutil
 import sys
+import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import boto3.session
 import pytest
+import s3_servers
 from flask import Flask
 from playwright.sync_api import Browser, sync_playwright
 from werkzeug.datastructures import FileStorage
@@ -68,15 +72,66 @@ def root(app: Flask) -> Path:
     return Path(app.instance_path) / "uploads"
 
 
+def cannot_run(reason: str) -> NoReturn:
+    """Skip a test for what this machine lacks; where everything must be there, fail."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[s3_servers.S3Server]:
+    with s3_servers.moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ceph() -> Iterator[s3_servers.S3Server]:
+    if missing := s3_servers.missing_ceph_programs():
+        cannot_run(f"Ceph is not installed: no {', '.join(missing)}")
+    # Its sockets have paths of limited length.
+    with tempfile.TemporaryDirectory(prefix="ceph") as directory, s3_servers.ceph(Path(directory)) as server:
+        yield server
+
+
+@pytest.fixture(params=["moto", pytest.param("ceph", marks=pytest.mark.ceph)])
+def s3(request: pytest.FixtureRequest) -> s3_servers.S3Server:
+    """An S3 server: the test runs on each."""
+    server: s3_servers.S3Server = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture(scope="session")
+def s3_session() -> boto3.session.Session:
+    """What makes boto3 clients: the first one reads long descriptions."""
+    return boto3.session.Session()
+
+
+@pytest.fixture
+def bucket(s3: s3_servers.S3Server, s3_session: boto3.session.Session) -> Iterator[Any]:
+    """An empty bucket, as a boto3 resource; it is deleted with all that is in it."""
+    bucket = s3.resource(s3_session).create_bucket(Bucket=f"test-{uuid.uuid4()}")
+    yield bucket
+    for upload in bucket.multipart_uploads.all():
+        upload.abort()
+    bucket.objects.all().delete()
+    bucket.delete()
+
+
+@pytest.fixture
+def s3_app(make_app: AppFactory, s3: s3_servers.S3Server, bucket: Any) -> Iterator[Flask]:
+    """An application on an S3Store with an empty bucket, its context pushed."""
+    app = make_app("s3", **s3.settings(bucket.name))
+    with app.app_context():
+        yield app
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium or Chrome, without a window."""
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     if executable is None:
-        reason = f"no browser is installed; looked for {', '.join(BROWSERS)}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        cannot_run(f"no browser is installed; looked for {', '.join(BROWSERS)}")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=executable, args=BROWSER_OPTIONS, ignore_default_args=LEFT_OUT_OPTIONS

@@ -13,14 +13,13 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, ClassVar, NoReturn, TypeVar
 from urllib.parse import quote
 
 from flask import Flask, current_app
+from werkzeug.datastructures import FileStorage
 
 from .. import naming, transaction
 from ..config import Settings
-from ..exceptions import AlreadyExistsError
+from ..exceptions import AlreadyExistsError, InvalidNameError
 
 if TYPE_CHECKING:
-    from werkzeug.datastructures import FileStorage
-
     from ..files import StoreFile
 
 S = TypeVar("S", bound="BaseStore")
@@ -68,6 +67,9 @@ class BaseStore:
     #: Whether the application gets a route that serves the files; such a store also has :meth:`path_for`.
     register_route: ClassVar[bool] = False
 
+    #: The class of the store's settings.
+    settings_class: ClassVar[type[Settings]] = Settings
+
     #: Settings without which ``init_app`` fails.
     REQUIRED_CONFIGURATION: ClassVar[list[str]] = []
 
@@ -78,7 +80,7 @@ class BaseStore:
 
     def __init__(self, destination: str | None = None) -> None:
         self.app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-        self.settings = Settings(self.app)
+        self.settings = self.settings_class(self.app)
         self.destination = _checked_destination(destination)
 
     @staticmethod
@@ -171,6 +173,15 @@ class BaseStore:
         """
         self._missing("list")
 
+    def presign(self, filename: str, expires_in: int | None = None, download_as: str | None = None) -> str:
+        """Return a URL that lets whoever has it read a file for a while. No network is asked.
+
+        :param expires_in: Lifetime in seconds, at most 604800 (7 days); ``STORE_URL_EXPIRES`` by default.
+        :param download_as: What a browser calls the file when it downloads it, rather than shows it.
+        :raises ValueError: If the lifetime is not positive or too long.
+        """
+        self._missing("presign")
+
     def path_for(self, filename: str) -> Path:
         """Return where a file is on this machine's disk, for the route that serves it.
 
@@ -189,6 +200,18 @@ class BaseStore:
                 return candidate
             candidate = naming.add_random(name)
         raise AlreadyExistsError(name)
+
+    def _wanted_name(self, file: FileStorage | None) -> str:
+        """Return the name that an upload wants, for a store that learns by publishing it whether it is free.
+
+        :raises InvalidNameError: If no file was chosen.
+        """
+        filename = _filename_of(file)
+        if type(self).safe_filename is BaseStore.safe_filename:
+            return naming.clean(filename)  # looking for a free name first would be in vain
+        name = self.safe_filename(filename)
+        naming.check(name)
+        return name
 
     def url_join(self, *parts: str) -> str:
         """Return the parts joined by ``/``; all but the first are percent-encoded.
@@ -221,6 +244,14 @@ def _checked_destination(destination: str | None) -> str | None:
     if path:
         naming.check_path(path)
     return path or None
+
+
+def _filename_of(file: FileStorage | None) -> str:
+    if file is not None and not isinstance(file, FileStorage):
+        raise TypeError(f"save() takes an uploaded file, a werkzeug FileStorage, not {file!r}")
+    if file is None or not file.filename:
+        raise InvalidNameError("", "no file was chosen")
+    return file.filename
 
 
 def _recorded(save: Callable[..., StoreFile]) -> Callable[..., StoreFile]:

@@ -102,7 +102,7 @@ class LocalStore(BaseStore):
         return True
 
     def save(self, file: FileStorage) -> StoreFile:
-        name = self._name_for(_filename_of(file))
+        name = self._wanted_name(file)
         directory = self._directory()
         try:
             path = self._write(file.stream, f"{directory}/{name}")
@@ -113,14 +113,6 @@ class LocalStore(BaseStore):
                 raise
             raise ServiceError(f"could not store {name!r} in {directory}: {error}") from error
         return StoreFile.of(self, os.path.basename(path))
-
-    def _name_for(self, filename: str) -> str:
-        """Return the name that an upload wants; whether it is free is told by publishing it."""
-        if type(self).safe_filename is BaseStore.safe_filename:
-            return naming.clean(filename)  # looking for a free name first would be in vain
-        name = self.safe_filename(filename)
-        naming.check(name)
-        return name
 
     def _write(self, stream: IO[bytes], path: str) -> str:
         """Publish an upload that is in this file system already, or else a copy of it; return where."""
@@ -218,14 +210,6 @@ def _followed(root: str, path: str) -> str:
     if any(part.startswith(".") for part in real.relative_to(real_root).parts):
         raise InvalidNameError(path, "a symbolic link leads it to a hidden place")
     return str(real)
-
-
-def _filename_of(file: FileStorage | None) -> str:
-    if file is not None and not isinstance(file, FileStorage):
-        raise TypeError(f"save() takes an uploaded file, a werkzeug FileStorage, not {file!r}")
-    if file is None or not file.filename:
-        raise InvalidNameError("", "no file was chosen")
-    return file.filename
 
 
 def _walk(directory: Path, below: str, start: str = "") -> Iterator[str]:

@@ -146,7 +146,7 @@ def copy_stream(source: IO[bytes], target: int) -> None:
     :param target: Descriptor of the file.
     """
     rewind(source)
-    descriptor = _file_descriptor(source)
+    descriptor = file_descriptor(source)
     if descriptor is None or not _copy_in_kernel(descriptor, target):
         while content := source.read(_CHUNK_SIZE):
             _write_all(target, memoryview(content))
@@ -157,7 +157,7 @@ def _write_all(descriptor: int, content: memoryview) -> None:
         content = content[os.write(descriptor, content) :]
 
 
-def _file_descriptor(stream: Any) -> int | None:
+def file_descriptor(stream: Any) -> int | None:
     """Return the descriptor of a stream that is known to be a plain file; others may give the one of what they wrap."""
     if isinstance(stream, tempfile.SpooledTemporaryFile):
         size = stream.seek(0, os.SEEK_END)

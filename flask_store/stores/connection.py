@@ -1,0 +1,203 @@
+"""The connection of an application to its S3, and what S3's errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flask import Flask
+
+from ..config import S3Settings
+from ..exceptions import ServiceError
+
+#: How often a request is made before its error is raised: the first time, and twice more with a growing pause.
+TOTAL_MAX_ATTEMPTS = 3
+
+#: Connections that are kept open; each thread that saves needs one, and some more for an upload in parts.
+MAX_POOL_CONNECTIONS = 64
+
+#: Presigned URLs that are remembered, each of less than 1 KB (of 2 KB with temporary credentials).
+MAX_URLS = 2048
+
+
+class S3Connection:
+    """One application's client of S3, for all threads of one process. Made at its first use: no request is made."""
+
+    def __init__(self, app: Flask) -> None:
+        self._settings = S3Settings(app)
+        session = self._session()
+        options = _client_options(self._settings)
+        #: The boto3 client, which threads may share; see the boto3 guide, "Low-level clients".
+        self.client: Any = session.client("s3", **options)
+        self._credentials = session.get_credentials()
+        self._urls: OrderedDict[tuple[object, ...], tuple[float, str]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def bucket(self, client: Any) -> Any:
+        """Return the bucket as a boto3 resource, which one thread may use, with a client."""
+        bucket = self._session().resource("s3", **_client_options(self._settings)).Bucket(self._settings.bucket)
+        bucket.meta.client = client
+        return bucket
+
+    def _session(self) -> Any:
+        from boto3.session import Session  # takes longer to import than Flask
+
+        settings = self._settings
+        if settings.credential_chain:
+            return Session(region_name=settings.region)
+        return Session(
+            aws_access_key_id=settings.access_key,
+            aws_secret_access_key=settings.secret_key,
+            region_name=settings.region,
+        )
+
+    def presign(self, key: str, expires_in: int, **parameters: str) -> str:
+        """Return a URL under which a browser gets an object for some seconds."""
+        with translated_errors(f"sign a URL of {key!r} in bucket {self._settings.bucket!r}"):
+            url: str = self.client.generate_presigned_url(
+                "get_object",
+                Params={"Bucket": self._settings.bucket, "Key": key, **parameters},
+                ExpiresIn=expires_in,
+            )
+        return url
+
+    def steady_url(self, key: str, expires_in: int) -> str:
+        """Return a presigned URL, the same for half of its life, so that a browser can keep what it gave."""
+        identity = self._credentials.get_frozen_credentials().access_key if self._credentials else None
+        what = (self._settings.bucket, key, expires_in, identity)
+        with self._lock:
+            now = time.time()
+            signed_at, url = self._urls.get(what, (now - expires_in, ""))
+            if not 0 <= now - signed_at < expires_in / 2:
+                url = self.presign(key, expires_in)
+                self._urls[what] = now, url
+            self._urls.move_to_end(what)
+            if len(self._urls) > MAX_URLS:
+                self._urls.popitem(last=False)
+        return url
+
+
+def _client_options(settings: S3Settings) -> dict[str, Any]:
+    from botocore.config import Config
+
+    options: dict[str, Any] = {
+        # boto3 still signs URLs for us-east-1 with version 2 unless it is told.
+        "signature_version": "s3v4",
+        "connect_timeout": settings.timeout,
+        "read_timeout": settings.timeout,
+        # max_attempts would count the repetitions only.
+        "retries": {"mode": "standard", "total_max_attempts": TOTAL_MAX_ATTEMPTS},
+        "max_pool_connections": MAX_POOL_CONNECTIONS,
+        "s3": {"addressing_style": settings.addressing_style},
+    }
+    if settings.endpoint_url:
+        # Not every S3 knows the checksums that boto3 adds by default.
+        options["request_checksum_calculation"] = options["response_checksum_validation"] = "when_required"
+    return {"config": Config(**options), "endpoint_url": settings.endpoint_url or None}
+
+
+@contextlib.contextmanager
+def translated_errors(doing: str) -> Iterator[None]:
+    """Raise what boto3 raises as a :class:`~flask_store.exceptions.ServiceError`.
+
+    :param doing: What could not be done, with bucket and key.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise ServiceError(f"could not {doing}: {_explanation(error)}") from error
+
+
+def error_code(error: Exception) -> str:
+    """Return S3's code of an error, such as ``NoSuchKey``, or the status where S3 gives no other; ``""`` of others."""
+    return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+def status(error: Exception) -> int:
+    """Return the HTTP status of an error, or 0 where there was no answer."""
+    return int(_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def was_repeated(answer: Exception | Mapping[str, Any]) -> bool:
+    """Return whether a request was made more than once, so that an earlier one may have been carried out."""
+    response = _response(answer) if isinstance(answer, Exception) else answer
+    return bool(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
+
+
+def is_not_found(error: Exception) -> bool:
+    """Return whether an error says that there is no such object."""
+    return error_code(error) in ("404", "NoSuchKey", "NotFound")
+
+
+def is_uncertain(error: Exception) -> bool:
+    """Return whether a request that failed may have been carried out all the same."""
+    from botocore.exceptions import HTTPClientError
+
+    return isinstance(error, HTTPClientError) or status(error) >= 500 or was_repeated(error)
+
+
+def _response(error: Exception) -> Mapping[str, Any]:
+    response: Mapping[str, Any] = getattr(error, "response", None) or {}
+    return response
+
+
+_KEYS = "check STORE_S3_ACCESS_KEY and STORE_S3_SECRET_KEY, or where STORE_S3_CREDENTIAL_CHAIN finds them"
+_PERMISSION = f"check what these keys may do there, and that they are the right ones ({_KEYS})"
+_REGION = "check STORE_S3_REGION and STORE_S3_ENDPOINT_URL"
+_LATER = "the service is overloaded or failing; it was tried several times"
+_FULL = "there is no room left at the service; check its disk and quota"
+_CONNECTION = "check STORE_S3_ENDPOINT_URL, STORE_S3_REGION and the network"
+
+# By S3's code (Amazon S3 API Reference, "Error responses"), by status, or by the class of an error of botocore.
+_ADVICE: Mapping[str | int, str] = {
+    "AccessDenied": _PERMISSION,
+    "AllAccessDisabled": _PERMISSION,
+    "AccessControlListNotSupported": "the bucket takes no ACLs; leave STORE_S3_ACL out",
+    "AuthorizationHeaderMalformed": _REGION,
+    "EntityTooLarge": "lower STORE_S3_MULTIPART_THRESHOLD",
+    "ExpiredToken": _KEYS,
+    "IllegalLocationConstraintException": _REGION,
+    "InvalidAccessKeyId": _KEYS,
+    "InvalidStorageClass": "check STORE_S3_OBJECT_PARAMETERS",
+    "InvalidToken": _KEYS,
+    "NoSuchBucket": "check STORE_S3_BUCKET and STORE_S3_ENDPOINT_URL",
+    "PermanentRedirect": _REGION,
+    "QuotaExceeded": _FULL,
+    "RequestTimeTooSkewed": "check the clock of this machine",
+    "SignatureDoesNotMatch": _KEYS,
+    "XMinioStorageFull": _FULL,
+    301: _REGION,
+    307: _REGION,
+    400: f"{_REGION}, and STORE_S3_OBJECT_PARAMETERS",
+    403: _PERMISSION,
+    404: "check STORE_S3_BUCKET and STORE_S3_ENDPOINT_URL",
+    500: _LATER,
+    502: _LATER,
+    503: _LATER,
+    504: _LATER,
+    507: _FULL,
+    "ConnectTimeoutError": f"{_CONNECTION}, or raise STORE_S3_TIMEOUT",
+    "ConnectionClosedError": _LATER,
+    "EndpointConnectionError": _CONNECTION,
+    "InvalidRegionError": "check STORE_S3_REGION",
+    "ParamValidationError": "check STORE_S3_BUCKET and STORE_S3_OBJECT_PARAMETERS",
+    "ReadTimeoutError": "the service did not answer in time; it was tried several times; see STORE_S3_TIMEOUT",
+    "SSLError": "check the certificate of STORE_S3_ENDPOINT_URL",
+}
+
+
+def _explanation(error: Exception) -> str:
+    # What S3 says in words is in the cause. It may repeat parts of the request, so it is not for every eye.
+    code, kind = error_code(error), type(error).__name__
+    if not code:
+        advice = _ADVICE.get(kind) or (_KEYS if "Credential" in kind or "Token" in kind else _CONNECTION)
+        return f"{kind}: {advice}"
+    advice = _ADVICE.get(code) or _ADVICE.get(status(error)) or "see what S3 said"
+    shown = code if code == str(status(error)) else f"{code} ({status(error)})"
+    return f"S3 answered {shown}: {advice}"

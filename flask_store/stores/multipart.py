@@ -1,0 +1,113 @@
+"""Uploads in parts, several at a time, with nothing left of the ones that fail."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any
+
+from .connection import error_code, is_uncertain, was_repeated
+from .source import Source
+
+#: Size of a part in bytes, larger only where there would be too many of them. S3 takes 5 MiB and more (Amazon S3 User
+#: Guide, "Amazon S3 multipart upload limits").
+PART_SIZE = 5 * 1024 * 1024
+
+#: Most parts of an upload (same source).
+MAX_PARTS = 10_000
+
+#: Parts that are sent at a time. A connection to S3 carries 25 to 100 MB/s, a machine's network several times that.
+MAX_THREADS = 16
+
+
+def part_ranges(size: int) -> Iterator[tuple[int, int, int]]:
+    """Yield number, start and size of the parts of an upload, all sizes in bytes."""
+    part_size = max(PART_SIZE, -(-size // MAX_PARTS))
+    for index, start in enumerate(range(0, size, part_size)):
+        yield index + 1, start, min(part_size, size - start)
+
+
+class MultipartUpload:
+    """One object, uploaded in parts.
+
+    :param place: Bucket and key of the object. The key is this upload's alone.
+    :param with_checksums: Whether the client adds checksums to the parts, which completing must then name.
+    """
+
+    def __init__(self, client: Any, place: Mapping[str, str], with_checksums: bool, logger: logging.Logger) -> None:
+        self._client = client
+        self._place = place
+        self._checksum = "CRC32" if with_checksums else None
+        self._logger = logger
+        self._id: str | None = None
+        # Whether there may be uploads of this key whose id was lost with S3's answer.
+        self._may_be_others = False
+
+    def run(self, source: Source, parameters: Mapping[str, Any], is_stored: Callable[[], bool]) -> None:
+        """Upload the bytes of a source.
+
+        :param parameters: What CreateMultipartUpload gets.
+        :param is_stored: Tells whether the object is there after all, when S3 did not say so.
+        :raises botocore.exceptions.ClientError: If it failed, or a BotoCoreError; no part is left then.
+        """
+        try:
+            self._create(parameters)
+            parts = self._upload_parts(source)
+            self._complete(parts, is_stored)
+        except BaseException:
+            self._abort()
+            raise
+        if self._may_be_others:
+            self._abort()
+
+    def _create(self, parameters: Mapping[str, Any]) -> None:
+        checksum = {"ChecksumAlgorithm": self._checksum} if self._checksum else {}
+        try:
+            answer = self._client.create_multipart_upload(**self._place, **parameters, **checksum)
+        except Exception as error:
+            self._may_be_others = is_uncertain(error)
+            raise
+        self._id = answer["UploadId"]
+        self._may_be_others = was_repeated(answer)
+
+    def _upload_parts(self, source: Source) -> list[dict[str, Any]]:
+        ranges = list(part_ranges(source.size))
+        with ThreadPoolExecutor(min(MAX_THREADS, len(ranges)), "flask-store-part") as threads:
+            parts = [threads.submit(self._upload_part, source, *part) for part in ranges]
+            try:
+                wait(parts, return_when=FIRST_EXCEPTION)
+            finally:
+                threads.shutdown(cancel_futures=True)  # aborting wants no part on its way any more
+            failed = [part for part in parts if not part.cancelled() and part.exception()]
+            return [part.result() for part in failed or parts]
+
+    def _upload_part(self, source: Source, number: int, start: int, size: int) -> dict[str, Any]:
+        checksum = {"ChecksumAlgorithm": self._checksum} if self._checksum else {}
+        answer = self._client.upload_part(
+            **self._place, UploadId=self._id, PartNumber=number, Body=source.part(start, size), **checksum
+        )
+        part = {"PartNumber": number, "ETag": answer["ETag"]}
+        return {**part, "ChecksumCRC32": answer["ChecksumCRC32"]} if self._checksum else part
+
+    def _complete(self, parts: list[dict[str, Any]], is_stored: Callable[[], bool]) -> None:
+        try:
+            self._client.complete_multipart_upload(**self._place, UploadId=self._id, MultipartUpload={"Parts": parts})
+        except Exception as error:
+            if not (is_uncertain(error) and is_stored()):
+                raise
+
+    def _abort(self) -> None:
+        """Let go of the parts. If S3 fails in that too, its lifecycle rule must."""
+        try:
+            for upload_id in self._open_uploads() if self._may_be_others else filter(None, [self._id]):
+                self._client.abort_multipart_upload(**self._place, UploadId=upload_id)
+        except Exception as error:  # the error that led here is the one to raise
+            if error_code(error) != "NoSuchUpload":
+                self._logger.warning(
+                    "parts of an upload of %(Key)r may be left in bucket %(Bucket)r", self._place, exc_info=error
+                )
+
+    def _open_uploads(self) -> list[str]:
+        answer = self._client.list_multipart_uploads(Bucket=self._place["Bucket"], Prefix=self._place["Key"])
+        return [upload["UploadId"] for upload in answer.get("Uploads", []) if upload["Key"] == self._place["Key"]]

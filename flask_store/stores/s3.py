@@ -1,0 +1,296 @@
+"""``S3Store``: files in a bucket of Amazon S3, or of another service that speaks its language."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import secrets
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC
+from typing import Any, BinaryIO, ClassVar
+from urllib.parse import quote
+
+from flask import Flask
+from werkzeug.datastructures import FileStorage
+
+from .. import naming, serving
+from ..config import MAX_URL_EXPIRES, S3Settings
+from ..exceptions import AlreadyExistsError, InvalidNameError, NotConfiguredError, NotFoundError, ServiceError
+from ..files import StoreFile
+from . import connection, source
+from .base import MAX_TRIES, BaseStore, FileStat, guess_content_type
+from .connection import S3Connection
+from .multipart import MultipartUpload
+from .ranged import BUFFER_SIZE, Body, RangedStream
+from .source import Source
+
+#: Longest object key S3 accepts, in bytes of UTF-8 (Amazon S3 User Guide, "Naming objects").
+MAX_KEY_SIZE = 1024
+
+#: The object's metadata that tells which upload made it.
+UPLOAD_ID = "flask-store-upload"
+
+# ACLs under which anyone may read an object, so that its URL needs no signature.
+_PUBLIC_ACLS = ("public-read", "public-read-write")
+
+
+class S3Store(BaseStore):
+    """Keeps files in the bucket ``STORE_S3_BUCKET``, under keys that start with ``STORE_PATH``.
+
+    A file of up to ``STORE_S3_MULTIPART_THRESHOLD`` bytes is stored by one request, which S3 refuses if the name is
+    taken; a larger one goes in parts, under a name that is its own by construction. A file appears whole or not at
+    all and never replaces another, whatever number of processes and machines save at once.
+    """
+
+    REQUIRED_CONFIGURATION: ClassVar[list[str]] = [
+        "STORE_S3_ACCESS_KEY",
+        "STORE_S3_SECRET_KEY",
+        "STORE_S3_BUCKET",
+        "STORE_S3_REGION",
+    ]
+
+    settings_class: ClassVar[type[S3Settings]] = S3Settings
+    settings: S3Settings
+
+    @staticmethod
+    def app_defaults(app: Flask) -> None:
+        app.config.setdefault("STORE_PATH", "")
+        app.config.setdefault("STORE_URL_PREFIX", app.config["STORE_PATH"])
+
+    @staticmethod
+    def check_config(app: Flask) -> None:
+        if importlib.util.find_spec("boto3") is None:
+            raise NotConfiguredError("STORE_PROVIDER names a store that needs boto3: pip install Flask-Store[s3]")
+
+    @property
+    def _connection(self) -> S3Connection:
+        connection: S3Connection = self.app.extensions["store"].shared(S3Connection)
+        return connection
+
+    def connect(self) -> Any:
+        """Return the boto3 client that all stores of this application and process share. No request is made."""
+        with connection.translated_errors("set up a client of S3"):
+            return self._connection.client
+
+    def bucket(self, s3connection: Any) -> Any:
+        """Return the bucket as a boto3 resource, for what the store does not do. No request is made.
+
+        :param s3connection: What :meth:`connect` returned. The resource is for one thread.
+        """
+        with connection.translated_errors("set up a client of S3"):
+            return self._connection.bucket(s3connection)
+
+    def join(self, *parts: str) -> str:
+        for part in parts[1:]:
+            if any(name in ("", ".", "..") for name in part.split("/")):
+                raise InvalidNameError(part, "it must stay below the start of the key")
+        return "/".join(part for part in parts if part)
+
+    def _key(self, filename: str) -> str:
+        """Return the key of a file. Whatever asks S3 for one asks here."""
+        naming.check_path(filename)
+        key = self.join(self.settings.path, self.relative_path(filename))
+        if len(key.encode()) > MAX_KEY_SIZE:
+            raise InvalidNameError(filename, f"its key would have more than {MAX_KEY_SIZE} bytes")
+        return key
+
+    def _place(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.settings.bucket, "Key": key}
+
+    @contextmanager
+    def _reading_errors(self, filename: str, key: str) -> Iterator[None]:
+        from botocore.exceptions import ClientError
+
+        with self._errors("read", key):
+            try:
+                yield
+            except ClientError as error:
+                if connection.is_not_found(error):
+                    raise NotFoundError(filename) from error
+                raise
+
+    def _errors(self, verb: str, key: str) -> AbstractContextManager[None]:
+        return connection.translated_errors(f"{verb} {key!r} in bucket {self.settings.bucket!r}")
+
+    def exists(self, filename: str) -> bool:
+        key = self._key(filename)
+        with self._errors("look for", key):
+            return self._head(key) is not None
+
+    def _head(self, key: str) -> dict[str, Any] | None:
+        from botocore.exceptions import ClientError
+
+        try:
+            answer: dict[str, Any] = self.connect().head_object(**self._place(key))
+        except ClientError as error:
+            if connection.is_not_found(error):
+                return None
+            raise
+        return answer
+
+    def save(self, file: FileStorage) -> StoreFile:
+        name = self._wanted_name(file)
+        try:
+            with source.opened(file.stream) as content:
+                if content.size > self.settings.multipart_threshold:
+                    name = naming.add_random(name)
+                    self._save_in_parts(name, content)
+                else:
+                    name = self._save_at_once(name, content)
+        except OSError as error:
+            if isinstance(error, AlreadyExistsError):
+                raise
+            raise ServiceError(f"could not read the upload of {name!r}: {error}") from error
+        return StoreFile.of(self, name)
+
+    def _save_at_once(self, wanted: str, content: Source) -> str:
+        """Store a file under the name that it wants or, where that is taken, under one with a random part."""
+        upload_id = _make_upload_id()
+        name = wanted
+        for _ in range(MAX_TRIES):
+            if self._put(name, content, upload_id):
+                return name
+            name = naming.add_random(wanted)
+        raise AlreadyExistsError(wanted)
+
+    def _put(self, name: str, content: Source, upload_id: str) -> bool:
+        """Store a file under a name; return False, with nothing done, if another file has it."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        key = self._key(name)
+        body = content.part(0, content.size)
+        with self._errors("store", key):
+            try:
+                self.connect().put_object(
+                    **self._place(key),
+                    **self._object_parameters(name, upload_id),
+                    Body=body.read() if content.size <= source.MEMORY_SIZE else body,
+                    IfNoneMatch="*",
+                )
+            except (BotoCoreError, ClientError) as error:
+                is_taken = connection.status(error) in (409, 412)
+                if is_taken and not connection.was_repeated(error):
+                    return False
+                # An earlier try may have stored the file, and only its answer have been lost.
+                owner = self._owner(key) if connection.is_uncertain(error) else None
+                if owner == upload_id:
+                    return True
+                if is_taken and owner is not None:
+                    return False
+                # Nothing is there, but it may come yet: another name would make two files of one.
+                raise
+        return True
+
+    def _save_in_parts(self, name: str, content: Source) -> None:
+        key, upload_id = self._key(name), _make_upload_id()
+        with self._errors("store", key):
+            upload = MultipartUpload(
+                self.connect(),
+                self._place(key),
+                with_checksums=not self.settings.endpoint_url,
+                logger=self.app.logger,
+            )
+            upload.run(
+                content, self._object_parameters(name, upload_id), is_stored=lambda: self._owner(key) == upload_id
+            )
+
+    def _owner(self, key: str) -> str | None:
+        """Return the id of the upload that made an object, ``""`` if another program did, None if there is none."""
+        answer = self._head(key)
+        return None if answer is None else answer["Metadata"].get(UPLOAD_ID, "")
+
+    def _object_parameters(self, name: str, upload_id: str) -> dict[str, Any]:
+        parameters = dict(self.settings.object_parameters)
+        parameters["Metadata"] = {**parameters.get("Metadata", {}), UPLOAD_ID: upload_id}
+        content_type = serving.inline_type(name)
+        parameters["ContentType"] = content_type or guess_content_type(name)
+        if content_type is None:
+            parameters["ContentDisposition"] = "attachment"
+        if self.settings.acl is not None:
+            parameters["ACL"] = self.settings.acl
+        return parameters
+
+    def open(self, filename: str) -> BinaryIO:
+        key = self._key(filename)
+        with self._reading_errors(filename, key):
+            answer = self.connect().get_object(**self._place(key))
+        from botocore.exceptions import BotoCoreError
+
+        stream = RangedStream(
+            answer["Body"],
+            answer["ContentLength"],
+            functools.partial(self._fetch, filename, key, answer["ETag"]),
+            (BotoCoreError, OSError),
+        )
+        return io.BufferedReader(stream, BUFFER_SIZE)
+
+    def _fetch(self, filename: str, key: str, etag: str, position: int) -> Body:
+        with self._reading_errors(filename, key):
+            answer = self.connect().get_object(**self._place(key), Range=f"bytes={position}-", IfMatch=etag)
+        body: Body = answer["Body"]
+        return body
+
+    def delete(self, filename: str) -> None:
+        key = self._key(filename)
+        with self._errors("delete", key):
+            self.connect().delete_object(**self._place(key))
+
+    def stat(self, filename: str) -> FileStat:
+        key = self._key(filename)
+        with self._errors("look for", key):
+            answer = self._head(key)
+        if answer is None:
+            raise NotFoundError(filename)
+        return FileStat(answer["ContentLength"], guess_content_type(filename), answer["LastModified"].astimezone(UTC))
+
+    def list(self, prefix: str = "") -> Iterator[StoreFile]:
+        below, slash, _ = prefix.rpartition("/")
+        if slash:
+            naming.check_path(below)
+        root = f"{self.store_path}/" if self.store_path else ""
+        with self._errors("list", root + prefix):
+            pages = self.connect().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.settings.bucket, Prefix=root + prefix):
+                for found in page.get("Contents", []):
+                    path = found["Key"].removeprefix(root)
+                    if all(name and name == naming.clean(name) for name in path.split("/")):
+                        yield self._file_below(path)
+
+    def _file_below(self, path: str) -> StoreFile:
+        directory, _, name = path.rpartition("/")
+        return StoreFile.of(self.at(self.relative_path(directory)) if directory else self, name)
+
+    def absolute_url(self, filename: str) -> str:
+        """Return a URL that works as it is: below ``STORE_DOMAIN``, or at S3, where a private file's is presigned.
+
+        A presigned one works for ``STORE_URL_EXPIRES`` seconds, of which half are left at least, and is the same
+        until then. No request is made.
+        """
+        if self.settings.domain:
+            return super().absolute_url(filename)
+        key = self._key(filename)
+        self.connect()
+        url = self._connection.steady_url(key, self.settings.url_expires)
+        return url.partition("?")[0] if self.settings.acl in _PUBLIC_ACLS else url
+
+    def presign(self, filename: str, expires_in: int | None = None, download_as: str | None = None) -> str:
+        lifetime = self.settings.url_expires if expires_in is None else expires_in
+        if not 1 <= lifetime <= MAX_URL_EXPIRES:
+            raise ValueError(f"a URL works for 1 to {MAX_URL_EXPIRES} seconds, not {lifetime}")
+        key = self._key(filename)
+        self.connect()
+        parameters = {} if download_as is None else {"ResponseContentDisposition": _attachment(download_as)}
+        return self._connection.presign(key, lifetime, **parameters)
+
+
+def _make_upload_id() -> str:
+    return secrets.token_urlsafe(naming.RANDOM_SIZE)
+
+
+def _attachment(filename: str) -> str:
+    """Return the value of a Content-Disposition header that has a browser download a file under a name."""
+    name = naming.clean(filename)
+    plain = name.encode("ascii", "replace").decode().replace("?", "_")
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

@@ -1,0 +1,105 @@
+"""The bytes of an upload on their way to a service: of a known size, and read from several threads at once."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import IO
+
+from ..utils import rewind
+from .staging import file_descriptor
+
+#: Largest upload that is held in memory, in bytes.
+MEMORY_SIZE = 256 * 1024
+
+
+class Source:
+    """The bytes of a stream that can seek.
+
+    :param stream: It stays open, and nobody else uses it meanwhile.
+    :param size: Its size in bytes.
+    """
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self.size = size
+        self._stream = stream
+        self._descriptor = file_descriptor(stream) if hasattr(os, "pread") else None
+        self._lock = threading.Lock()
+
+    def read_at(self, position: int, size: int) -> bytes:
+        """Return bytes from a position, fewer than ``size`` only at the end.
+
+        :raises OSError: If they cannot be read.
+        """
+        if self._descriptor is not None:
+            return os.pread(self._descriptor, size, position)
+        with self._lock:
+            self._stream.seek(position)
+            return self._stream.read(size)
+
+    def part(self, start: int, size: int) -> Part:
+        """Return the stream of some of the bytes."""
+        return Part(self, start, size)
+
+
+class Part(io.RawIOBase):
+    """A stream of some of the bytes of a source. Closing it does nothing to the source."""
+
+    def __init__(self, source: Source, start: int, size: int) -> None:
+        self._source = source
+        self._start = start
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, self._size - self._position)
+        size = left if size is None or size < 0 else min(size, left)
+        content = self._source.read_at(self._start + self._position, size) if size else b""
+        if size and not content:
+            raise OSError("the upload became shorter while it was read")
+        self._position += len(content)
+        return content
+
+
+@contextlib.contextmanager
+def opened(stream: IO[bytes]) -> Iterator[Source]:
+    """Return a block with the bytes of a stream, from its start if it can seek, else from where it is, to its end."""
+    size = _measure(stream)
+    if size is not None:
+        yield Source(stream, size)
+        return
+    rewind(stream)
+    with tempfile.SpooledTemporaryFile(max_size=MEMORY_SIZE) as copy:
+        shutil.copyfileobj(stream, copy)
+        yield Source(copy, copy.tell())
+
+
+def _measure(stream: IO[bytes]) -> int | None:
+    """Return the size of a stream, or None if it cannot seek."""
+    # Not every stream says honestly whether it can, and some have no seek at all.
+    try:
+        stream.seek(0, os.SEEK_END)
+        size = stream.tell()
+        stream.seek(0)
+    except (AttributeError, OSError, ValueError):
+        return None
+    return size

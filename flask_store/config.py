@@ -239,7 +239,7 @@ def _choice(*choices: str | None) -> Callable[[object], str | None]:
     def parse(value: object) -> str | None:
         if value not in choices:
             raise ValueError(f"one of {', '.join(map(repr, choices))}")
-        return value  # type: ignore[return-value]
+        return value
 
     return parse
 

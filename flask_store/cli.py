@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from flask import Request, current_app
@@ -14,6 +14,9 @@ from werkzeug.utils import ImportStringError
 from .exceptions import StoreError
 from .receiving import ReceivingRequest
 from .stores.base import BaseStore
+
+if TYPE_CHECKING:
+    from .files import StoreFile
 
 store = AppGroup("store", help="Look after the application's file store.")
 
@@ -44,7 +47,7 @@ def _check() -> None:
         provider.settings_class(current_app).check(provider.REQUIRED_CONFIGURATION)
         provider.check_config(current_app)
         store = provider()
-        click.echo(f"Place: {store.store_path}")
+        click.echo(f"Place: {store.store_path or '/'}")
         click.echo(f"Route: {_route() or 'none'}")
         click.echo(f"Large uploads: {_landing(store)}")
         _try_to_write(store)
@@ -83,9 +86,16 @@ def _landing(store: BaseStore) -> str:
 
 
 def _try_to_write(store: BaseStore) -> None:
-    """Save a small file and delete it again."""
-    saved = store.save(FileStorage(io.BytesIO(b"flask store check"), filename="flask-store-check.txt"))
+    """Save a small file twice and delete both again."""
+    first, second = _save(store), _save(store)
     try:
-        saved.delete()
+        first.delete()
+        second.delete()
     except NotImplementedError as error:
-        raise StoreError(f"{saved} was written and stays in the store: {error}") from error
+        raise StoreError(f"{first} and {second} were written and stay in the store: {error}") from error
+    if first == second:
+        raise StoreError("the second of two files with one name replaced the first: this store loses uploads")
+
+
+def _save(store: BaseStore) -> StoreFile:
+    return store.save(FileStorage(io.BytesIO(b"flask store check"), filename="flask-store-check.txt"))

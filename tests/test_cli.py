@@ -9,6 +9,7 @@ from io import BytesIO
 import pytest
 from flask import Request
 
+from flask_store import StoreFile
 from flask_store.stores import BaseStore
 from flask_store.stores.local import LocalStore
 
@@ -118,3 +119,20 @@ def test_a_setting_that_turned_wrong_fails_and_is_named(check):
 
     assert result.exit_code == 1
     assert "STORE_DOMAIN" in result.stderr
+
+
+class Overwriting(LocalStore):
+    """Has one file only, the last."""
+
+    def save(self, file):
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / "last.txt").write_bytes(file.read())
+        return StoreFile.of(self, "last.txt")
+
+
+def test_a_store_that_replaces_files_is_told(check, tmp_path):
+    result = check(STORE_PROVIDER=f"{__name__}.Overwriting")
+
+    assert result.exit_code == 1
+    assert "replaced the first" in result.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

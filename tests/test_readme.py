@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from docutils.core import publish_string
 
-from flask_store.config import Settings
+from flask_store.config import S3Settings, Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.rst").read_text(encoding="utf-8")
@@ -48,12 +48,23 @@ def test_the_quick_start_stores_nothing_if_another_field_fails(quick_start, tmp_
 
 @pytest.mark.receiving
 def test_the_settings_table_has_every_setting_and_its_default(app):
-    table = re.search(r"^Settings\n-+\n.*?^=+ =+ =+$(.*?)^Set Flask's", README, re.MULTILINE | re.DOTALL).group(1)
-    rows = dict(re.findall(r"^``(STORE_\w+)``\s+``([^`]*)``", table, re.MULTILINE))
     defaults = {setting.key: app.config[setting.key] for setting in Settings.all()}
     shown = {key: f"0o{value:o}" if key.endswith("_MODE") else str(value) for key, value in defaults.items()}
 
-    assert rows == shown
+    assert table_of("Setting ") == shown
+
+
+def test_the_table_of_s3_has_every_further_setting_and_its_default():
+    general = {setting.key for setting in Settings.all()}
+    further = {setting.key: str(setting.default) for setting in S3Settings.all() if setting.key not in general}
+
+    assert table_of("S3 setting ") == further
+
+
+def table_of(title):
+    """Return the defaults in one of the README's tables, by setting."""
+    table = re.search(rf"^=+ =+ =+\n{title}.*?^=+ =+ =+$(.*?)^=+ =+ =+$", README, re.MULTILINE | re.DOTALL).group(1)
+    return dict(re.findall(r"^``(STORE_\w+)``\s+``([^`]*)``", table, re.MULTILINE))
 
 
 def test_the_ci_runs_the_readmes_test_command():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -17,6 +19,8 @@ from .stores.base import BaseStore
 
 if TYPE_CHECKING:
     from .files import StoreFile
+    from .stores.background import Uploads
+    from .stores.spool import Entry, Record
 
 store = AppGroup("store", help="Look after the application's file store.")
 
@@ -32,14 +36,55 @@ def check(context: click.Context) -> None:
         app = context.ensure_object(ScriptInfo).load_app()
     except (StoreError, ImportStringError) as error:
         _fail(str(error))
-    if "store" not in app.extensions:
-        _fail("the application has no store: call Store(app) or Store().init_app(app)")
     with app.app_context():
         _check()
 
 
-def _check() -> None:
+@store.command("pending")
+def pending() -> None:
+    """List the uploads that are on their way from this machine to the store."""
+    for entry, record in _uploads().spool.entries():
+        age = timedelta(seconds=round(time.time() - record.saved_at))
+        error = f": {record.error}" if record.error else ""
+        click.echo(f"{_state(entry, record)}  {age}  {record.attempts} failed attempts  {record.path}{error}")
+
+
+@store.command("resume")
+def resume() -> None:
+    """Send what processes that have ended, or gave up, left behind; exit with 1 if any of it fails."""
+    uploads = _uploads()
+    paths = uploads.resume(with_failed=True)
+    uploads.wait_until_idle()
+    failed = {record.path for _, record in uploads.spool.entries() if record.failed}
+    for path in paths:
+        click.echo(f"{'failed' if path in failed else 'sent'}  {path}")
+    if failed.intersection(paths):
+        raise SystemExit(1)
+
+
+def _uploads() -> Uploads:
+    store = _provider()()
+    uploads: Uploads | None = getattr(store, "uploads", None)
+    if uploads is None:
+        _fail(f"{type(store).__name__} uploads nothing in the background")
+    return uploads
+
+
+def _state(entry: Entry, record: Record) -> str:
+    if entry.is_cancelled:
+        return "cancelled"
+    return "failed" if record.failed else "pending"
+
+
+def _provider() -> type[BaseStore]:
+    if "store" not in current_app.extensions:
+        _fail("the application has no store: call Store(app) or Store().init_app(app)")
     provider: type[BaseStore] = current_app.extensions["store"].provider
+    return provider
+
+
+def _check() -> None:
+    provider = _provider()
     for key in sorted(key for key in current_app.config if key.startswith("STORE_")):
         click.echo(f"{key} = {_shown(key, current_app.config[key])}")
     try:

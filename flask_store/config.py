@@ -68,6 +68,10 @@ def _path(value: object) -> str:
     return path
 
 
+def _some_path(value: object) -> str:
+    return _path(value) or _text(value)
+
+
 def _boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError("True or False (in the environment: true or false)")
@@ -295,3 +299,14 @@ class S3Settings(Settings):
                 "STORE_S3_CREDENTIAL_CHAIN is True: which credentials count?"
             )
         super().check(key for key in required if not (has_chain and key in keys))
+
+
+class S3GeventSettings(S3Settings):
+    """The settings of an application whose files go to S3 in the background."""
+
+    #: A relative one is below the instance folder.
+    spool_path = Setting("STORE_SPOOL_PATH", "spool", _some_path)
+    #: Uploads at a time in one process.
+    upload_workers = Setting("STORE_UPLOAD_WORKERS", 4, _whole_number(1, 100, "uploads"))
+    #: Seconds that the end of a process waits for its uploads.
+    drain_timeout = Setting("STORE_DRAIN_TIMEOUT", 5, _number(0, 3600, "seconds"))

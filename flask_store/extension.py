@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
@@ -56,6 +56,7 @@ class Store:
             app.request_class = receiving.request_class(app.request_class)
         app.cli.add_command(cli.store)
         app.extensions["store"] = state
+        state.provider.set_up(app)
 
     def provider(self, app: Flask) -> type[BaseStore]:
         """Return the class that an application's ``STORE_PROVIDER`` names.
@@ -113,23 +114,25 @@ class StoreState:
         self.provider = store.provider(app)
         self._shared: dict[int, _Shared] = {}
 
-    def shared(self, kind: Callable[[Flask], T]) -> T:
+    def shared(self, kind: Callable[[Flask], T], part: Hashable = None) -> T:
         """Return the one object of a kind that all threads of this process share for this application.
 
         It is made at its first use, and again after a fork: a connection belongs to the process that opened it.
+
+        :param part: What shares it, if that is less than the process.
         """
         # A lock, too, is of one process: another thread may have held it at the fork.
         shared = self._shared.setdefault(os.getpid(), _Shared())
         with shared.lock:
-            if kind not in shared.objects:
-                shared.objects[kind] = kind(self.app)
-            return cast(T, shared.objects[kind])
+            if (kind, part) not in shared.objects:
+                shared.objects[kind, part] = kind(self.app)
+            return cast(T, shared.objects[kind, part])
 
 
 class _Shared:
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.objects: dict[Callable[[Flask], Any], Any] = {}
+        self.objects: dict[Hashable, Any] = {}
 
 
 def store_provider() -> type[BaseStore]:

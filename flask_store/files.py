@@ -98,6 +98,20 @@ class StoreFile:
         return self.provider.exists(self.filename)
 
     @property
+    def pending(self) -> bool:
+        """Whether the file is still on its way from this machine to where it stays, as told by this machine's disk."""
+        return self.provider.is_pending(self.filename)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when the file is no longer pending.
+
+        :param timeout: In seconds; without one it may take for ever.
+        :raises ServiceError: What the upload raised, if it was given up.
+        :raises TimeoutError: If it takes longer.
+        """
+        self.provider.wait(self.filename, timeout)
+
+    @property
     def size(self) -> int:
         """Size in bytes.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from docutils.core import publish_string
 
-from flask_store.config import S3Settings, Settings
+from flask_store.config import S3GeventSettings, S3Settings, Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.rst").read_text(encoding="utf-8")
@@ -59,6 +59,13 @@ def test_the_table_of_s3_has_every_further_setting_and_its_default():
     further = {setting.key: str(setting.default) for setting in S3Settings.all() if setting.key not in general}
 
     assert table_of("S3 setting ") == further
+
+
+def test_the_table_of_the_background_has_every_further_setting_and_its_default():
+    s3 = {setting.key for setting in S3Settings.all()}
+    further = {setting.key: str(setting.default) for setting in S3GeventSettings.all() if setting.key not in s3}
+
+    assert table_of("Background setting ") == further
 
 
 def table_of(title):

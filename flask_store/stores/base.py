@@ -6,6 +6,7 @@ import copy
 import functools
 import mimetypes
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from urllib.parse import quote
 from flask import Flask, current_app
 from werkzeug.datastructures import FileStorage
 
-from .. import naming, transaction
+from .. import naming, signals, transaction
 from ..config import Settings
 from ..exceptions import AlreadyExistsError, InvalidNameError
 
@@ -27,6 +28,10 @@ S = TypeVar("S", bound="BaseStore")
 #: How many names a store tries for a file. After the first, each has 80 random bits: it is taken only where the store
 #: is broken.
 MAX_TRIES = 5
+
+
+# The store whose save is running in this thread or greenlet: one that calls its parent's saves one file, not two.
+_saving: ContextVar[BaseStore | None] = ContextVar("flask_store_saving", default=None)
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,10 @@ class BaseStore:
 
         :raises NotConfiguredError: If something is wrong, naming the setting.
         """
+
+    @classmethod
+    def set_up(cls, app: Flask) -> None:
+        """Do what else the application needs for this provider; called at the end of ``init_app``."""
 
     @property
     def store_path(self) -> str:
@@ -172,6 +181,18 @@ class BaseStore:
         Files in directories below count, under ``directory/name``.
         """
         self._missing("list")
+
+    def is_pending(self, filename: str) -> bool:
+        """Return whether a file that was saved is still on its way from this machine to where it stays."""
+        return False
+
+    def wait(self, filename: str, timeout: float | None = None) -> None:
+        """Return when a file is no longer pending.
+
+        :param timeout: In seconds; without one it may take for ever.
+        :raises ServiceError: What the upload raised, if it was given up.
+        :raises TimeoutError: If it takes longer.
+        """
 
     def presign(self, filename: str, expires_in: int | None = None, download_as: str | None = None) -> str:
         """Return a URL that lets whoever has it read a file for a while. No network is asked.
@@ -259,8 +280,15 @@ def _recorded(save: Callable[..., StoreFile]) -> Callable[..., StoreFile]:
 
     @functools.wraps(save)
     def recorded(self: BaseStore, *args: Any, **kwargs: Any) -> StoreFile:
-        saved = save(self, *args, **kwargs)
+        is_outermost = _saving.get() is not self
+        token = _saving.set(self)
+        try:
+            saved = save(self, *args, **kwargs)
+        finally:
+            _saving.reset(token)
         transaction.record(self, saved)
+        if is_outermost:
+            signals.file_saved.send(self.app, file=saved)
         return saved
 
     recorded.is_recorded = True  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -142,10 +143,56 @@ def is_uncertain(error: Exception) -> bool:
     return isinstance(error, HTTPClientError) or status(error) >= 500 or was_repeated(error)
 
 
+def is_permanent(error: ServiceError) -> bool:
+    """Return whether the same request would fail again: a person has to mend something first."""
+    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+    cause = error.__cause__
+    if isinstance(cause, ClientError):
+        return status(cause) < 500 and error_code(cause) not in _TEMPORARY
+    return isinstance(cause, ParamValidationError) or not isinstance(cause, BotoCoreError)
+
+
+def running_gevent() -> Any:
+    """Return gevent where its hub runs the caller, else None. It is not imported for that."""
+    gevent = sys.modules.get("gevent")
+    if gevent is None or not hasattr(gevent, "getcurrent"):
+        return None
+    return gevent if _has_patched_sockets() or isinstance(gevent.getcurrent(), gevent.Greenlet) else None
+
+
+def hub_of_sockets() -> Any:
+    """Return what the sockets that the caller opens belong to: gevent's hub of this thread where they are gevent's."""
+    return sys.modules["gevent"].get_hub() if _has_patched_sockets() else None
+
+
+def _has_patched_sockets() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("socket"))
+
+
 def _response(error: Exception) -> Mapping[str, Any]:
     response: Mapping[str, Any] = getattr(error, "response", None) or {}
     return response
 
+
+# Answers of 4xx that another time may not have. Keys, of an instance's role say, and clocks are renewed.
+_TEMPORARY = frozenset(
+    {
+        "ConditionalRequestConflict",
+        "ExpiredToken",
+        "OperationAborted",
+        "RequestTimeTooSkewed",
+        "RequestTimeout",
+        "SlowDown",
+        "PreconditionFailed",
+        "TooManyRequests",
+        "408",
+        "409",
+        "425",
+        "429",
+    }
+)
 
 _KEYS = "check STORE_S3_ACCESS_KEY and STORE_S3_SECRET_KEY, or where STORE_S3_CREDENTIAL_CHAIN finds them"
 _PERMISSION = f"check what these keys may do there, and that they are the right ones ({_KEYS})"

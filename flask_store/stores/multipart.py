@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from .connection import error_code, is_uncertain, was_repeated
 from .source import Source
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 #: Size of a part in bytes, larger only where there would be too many of them. S3 takes 5 MiB and more (Amazon S3 User
 #: Guide, "Amazon S3 multipart upload limits").
@@ -33,16 +36,24 @@ class MultipartUpload:
 
     :param place: Bucket and key of the object. The key is this upload's alone.
     :param with_checksums: Whether the client adds checksums to the parts, which completing must then name.
+    :param may_be_others: Whether there may be uploads of this key that an earlier try has left.
     """
 
-    def __init__(self, client: Any, place: Mapping[str, str], with_checksums: bool, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        client: Any,
+        place: Mapping[str, str],
+        with_checksums: bool,
+        logger: logging.Logger,
+        may_be_others: bool = False,
+    ) -> None:
         self._client = client
         self._place = place
         self._checksum = "CRC32" if with_checksums else None
         self._logger = logger
         self._id: str | None = None
         # Whether there may be uploads of this key whose id was lost with S3's answer.
-        self._may_be_others = False
+        self._may_be_others = may_be_others
 
     def run(self, source: Source, parameters: Mapping[str, Any], is_stored: Callable[[], bool]) -> None:
         """Upload the bytes of a source.
@@ -66,21 +77,13 @@ class MultipartUpload:
         try:
             answer = self._client.create_multipart_upload(**self._place, **parameters, **checksum)
         except Exception as error:
-            self._may_be_others = is_uncertain(error)
+            self._may_be_others |= is_uncertain(error)
             raise
         self._id = answer["UploadId"]
-        self._may_be_others = was_repeated(answer)
+        self._may_be_others |= was_repeated(answer)
 
     def _upload_parts(self, source: Source) -> list[dict[str, Any]]:
-        ranges = list(part_ranges(source.size))
-        with ThreadPoolExecutor(min(MAX_THREADS, len(ranges)), "flask-store-part") as threads:
-            parts = [threads.submit(self._upload_part, source, *part) for part in ranges]
-            try:
-                wait(parts, return_when=FIRST_EXCEPTION)
-            finally:
-                threads.shutdown(cancel_futures=True)  # aborting wants no part on its way any more
-            failed = [part for part in parts if not part.cancelled() and part.exception()]
-            return [part.result() for part in failed or parts]
+        return _map_in_threads(lambda part: self._upload_part(source, *part), list(part_ranges(source.size)))
 
     def _upload_part(self, source: Source, number: int, start: int, size: int) -> dict[str, Any]:
         checksum = {"ChecksumAlgorithm": self._checksum} if self._checksum else {}
@@ -111,3 +114,41 @@ class MultipartUpload:
     def _open_uploads(self) -> list[str]:
         answer = self._client.list_multipart_uploads(Bucket=self._place["Bucket"], Prefix=self._place["Key"])
         return [upload["UploadId"] for upload in answer.get("Uploads", []) if upload["Key"] == self._place["Key"]]
+
+
+def _map_in_threads(function: Callable[[A], R], arguments: Sequence[A]) -> list[R]:
+    """Return what a function returns for each argument, or raise what it raised first, when no call runs any more.
+
+    The end of the process does not wait for it, as it would for an executor of the standard library.
+    """
+    results: dict[int, R] = {}
+    errors: list[BaseException] = []
+    waiting = iter(enumerate(arguments))
+    lock = threading.Lock()
+
+    def work() -> None:
+        try:
+            while not errors:
+                with lock:
+                    index, argument = next(waiting)
+                results[index] = function(argument)
+        except StopIteration:
+            pass
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=work, name="flask-store-part", daemon=True)
+        for _ in range(min(MAX_THREADS, len(arguments)))
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+    except BaseException as error:  # the system has no room for another thread
+        errors.append(error)
+    for thread in threads:
+        if thread.ident is not None:
+            thread.join()
+    if errors:
+        raise errors[0]
+    return [results[index] for index in range(len(arguments))]

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import heapq
 import importlib.util
 import io
 import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC
-from typing import Any, BinaryIO, ClassVar
+from datetime import UTC, datetime
+from typing import IO, Any, BinaryIO, ClassVar, cast
 from urllib.parse import quote
 
 from flask import Flask
 from werkzeug.datastructures import FileStorage
 
 from .. import naming, serving
-from ..config import MAX_URL_EXPIRES, S3Settings
+from ..config import MAX_URL_EXPIRES, S3GeventSettings, S3Settings
 from ..exceptions import AlreadyExistsError, InvalidNameError, NotConfiguredError, NotFoundError, ServiceError
 from ..files import StoreFile
-from . import connection, source
+from ..receiving import ReceivedFile
+from . import connection, locking, source
+from .background import Uploads
 from .base import MAX_TRIES, BaseStore, FileStat, guess_content_type
 from .connection import S3Connection
 from .multipart import MultipartUpload
 from .ranged import BUFFER_SIZE, Body, RangedStream
 from .source import Source
+from .spool import Entry
 
 #: Longest object key S3 accepts, in bytes of UTF-8 (Amazon S3 User Guide, "Naming objects").
 MAX_KEY_SIZE = 1024
@@ -66,8 +71,9 @@ class S3Store(BaseStore):
 
     @property
     def _connection(self) -> S3Connection:
-        connection: S3Connection = self.app.extensions["store"].shared(S3Connection)
-        return connection
+        state = self.app.extensions["store"]
+        shared: S3Connection = state.shared(S3Connection, connection.hub_of_sockets())
+        return shared
 
     def connect(self) -> Any:
         """Return the boto3 client that all stores of this application and process share. No request is made."""
@@ -136,7 +142,7 @@ class S3Store(BaseStore):
             with source.opened(file.stream) as content:
                 if content.size > self.settings.multipart_threshold:
                     name = naming.add_random(name)
-                    self._save_in_parts(name, content)
+                    self._save_in_parts(name, content, _make_upload_id())
                 else:
                     name = self._save_at_once(name, content)
         except OSError as error:
@@ -183,14 +189,15 @@ class S3Store(BaseStore):
                 raise
         return True
 
-    def _save_in_parts(self, name: str, content: Source) -> None:
-        key, upload_id = self._key(name), _make_upload_id()
+    def _save_in_parts(self, name: str, content: Source, upload_id: str, is_repeated: bool = False) -> None:
+        key = self._key(name)
         with self._errors("store", key):
             upload = MultipartUpload(
                 self.connect(),
                 self._place(key),
                 with_checksums=not self.settings.endpoint_url,
                 logger=self.app.logger,
+                may_be_others=is_repeated,
             )
             upload.run(
                 content, self._object_parameters(name, upload_id), is_stored=lambda: self._owner(key) == upload_id
@@ -283,6 +290,144 @@ class S3Store(BaseStore):
         self.connect()
         parameters = {} if download_as is None else {"ResponseContentDisposition": _attachment(download_as)}
         return self._connection.presign(key, lifetime, **parameters)
+
+
+class S3GeventStore(S3Store):
+    """Keeps files where :class:`S3Store` does, and sends them there in the background.
+
+    ``save`` writes an upload to a directory on this machine, ``STORE_SPOOL_PATH``, and returns: no request is made in
+    the visitor's time, so each name gets a random part. The upload is a greenlet where gevent runs the application, a
+    thread elsewhere. It is tried until it succeeds, by another process if this one ends. Until then the file is
+    ``pending``: this machine knows it, others do not yet.
+    """
+
+    settings_class: ClassVar[type[S3GeventSettings]] = S3GeventSettings
+    settings: S3GeventSettings
+
+    @staticmethod
+    def check_config(app: Flask) -> None:
+        S3Store.check_config(app)
+        if not locking.is_supported():
+            raise NotConfiguredError("STORE_PROVIDER names a store that needs locks on files, which Windows has not")
+
+    @classmethod
+    def set_up(cls, app: Flask) -> None:
+        # Not now: a process that only loads the application, to fork or to show a shell, is to send nothing.
+        app.before_request(lambda: _uploads_of(app).resume_once())
+
+    @property
+    def uploads(self) -> Uploads:
+        """What this process does in the background for the application."""
+        return _uploads_of(self.app)
+
+    def save(self, file: FileStorage) -> StoreFile:
+        name = naming.add_random(self._wanted_name(file))
+        key = self._key(name)
+        uploads = self.uploads
+        try:
+            entry = uploads.spool.add(file.stream, key, self.relative_path(name))
+        except OSError as error:
+            raise ServiceError(f"could not write the upload of {name!r} to STORE_SPOOL_PATH: {error}") from error
+        uploads.start(entry)
+        uploads.resume_once()
+        return StoreFile.of(self, name)
+
+    def receive(self, filename: str, content_type: str, content_length: int | None) -> IO[bytes] | None:
+        return cast(IO[bytes], ReceivedFile(self.uploads.spool.stage))
+
+    def send(self, filename: str, content: Source, upload_id: str, is_repeated: bool) -> None:
+        """Bring a file to S3, in the time of the caller.
+
+        :param upload_id: The object carries it, so that it is known again.
+        :param is_repeated: Whether it may be there already, from a try whose answer was lost.
+        :raises ServiceError: If that fails.
+        """
+        key = self._key(filename)
+        with self._errors("store", key):
+            if is_repeated and self._owner(key) == upload_id:
+                return
+        if content.size > self.settings.multipart_threshold:
+            self._save_in_parts(filename, content, upload_id, is_repeated)
+        elif not self._put(filename, content, upload_id):
+            with self._errors("store", key):
+                if self._owner(key) != upload_id:
+                    raise AlreadyExistsError(filename)
+
+    def withdraw(self, filename: str) -> None:
+        """Delete a file from S3, in the time of the caller, whatever the spool says.
+
+        :raises ServiceError: If that fails.
+        """
+        super().delete(filename)
+
+    def _pending(self, filename: str) -> Entry | None:
+        """Return the upload of a file that is on its way.
+
+        :raises NotFoundError: If the file was deleted on its way.
+        """
+        entry = self.uploads.spool.find(self._key(filename))
+        if entry is not None and entry.is_cancelled:
+            raise NotFoundError(filename)
+        return entry
+
+    def is_pending(self, filename: str) -> bool:
+        with contextlib.suppress(NotFoundError):
+            return self._pending(filename) is not None
+        return False
+
+    def wait(self, filename: str, timeout: float | None = None) -> None:
+        self.uploads.wait(self._key(filename), timeout)
+
+    def exists(self, filename: str) -> bool:
+        try:
+            return self._pending(filename) is not None or super().exists(filename)
+        except NotFoundError:
+            return False
+
+    def open(self, filename: str) -> BinaryIO:
+        entry = self._pending(filename)
+        if entry is not None:
+            with contextlib.suppress(FileNotFoundError):  # it has arrived a moment ago
+                return entry.open()
+        return super().open(filename)
+
+    def stat(self, filename: str) -> FileStat:
+        entry = self._pending(filename)
+        if entry is not None:
+            with contextlib.suppress(FileNotFoundError):  # as above
+                result = entry.stat()
+                modified = datetime.fromtimestamp(result.st_mtime, UTC)
+                return FileStat(result.st_size, guess_content_type(filename), modified)
+        return super().stat(filename)
+
+    def delete(self, filename: str) -> None:
+        uploads = self.uploads
+        entry = uploads.spool.find(self._key(filename))
+        if entry is None or not entry.cancel():
+            super().delete(filename)
+        elif uploads.spool.claim(entry, with_failed=True):
+            uploads.start(entry)  # nobody else looks after it
+
+    def list(self, prefix: str = "") -> Iterator[StoreFile]:
+        # Looked for first: what arrives meanwhile is in both, rather than in neither.
+        uploads = self.uploads.spool.entries()
+        cancelled = {record.path for entry, record in uploads if entry.is_cancelled}
+        start = self.relative_path(prefix)
+        pending = sorted(record.path for _, record in uploads if record.path.startswith(start))
+        previous = None
+        for file in heapq.merge(map(self._file_of, pending), super().list(prefix), key=str):
+            if file != previous and str(file) not in cancelled:
+                yield file
+            previous = file
+
+    def _file_of(self, path: str) -> StoreFile:
+        destination, _, name = path.rpartition("/")
+        return StoreFile.of(self.at(destination), name)
+
+
+def _uploads_of(app: Flask) -> Uploads:
+    uploads: Uploads = app.extensions["store"].shared(Uploads)
+    return uploads
 
 
 def _make_upload_id() -> str:

@@ -17,11 +17,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from ..utils import rewind
-
-try:
-    import fcntl
-except ImportError:  # Windows, where an open file cannot be deleted and so needs no lock
-    fcntl = None  # type: ignore[assignment]
+from .locking import is_held, lock
 
 #: Directory beside the files of a store where they are written on systems without unnamed files. What is in it is no
 #: stored file: a name with a leading dot is never listed, served or given.
@@ -83,7 +79,9 @@ class StagedFile:
         self.path = hidden / secrets.token_hex(10)
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(self.path, flags, 0o600)
-        _lock(descriptor)
+        # Some network file systems cannot.
+        with contextlib.suppress(OSError):
+            lock(descriptor)
         return descriptor
 
     def finish(self, mode: int, fsync: bool) -> None:
@@ -213,26 +211,8 @@ def delete_abandoned(directory: Path) -> None:
     """Delete the staged files in a staging directory that a crash has left: those that no process holds."""
     for path in directory.iterdir():
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > ABANDONED_AFTER and not _is_locked(path):
+            if time.time() - path.stat().st_mtime > ABANDONED_AFTER and not is_held(path):
                 path.unlink()
-
-
-def _lock(descriptor: int) -> None:
-    """Hold a file until it is closed, also by the end of the process. Some network file systems cannot."""
-    if fcntl is not None:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _is_locked(path: Path) -> bool:
-    if fcntl is None:
-        return False
-    with path.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
 
 
 def make_directories(directory: Path, mode: int, fsync: bool = False) -> None:

@@ -11,6 +11,7 @@ import stat
 
 import pytest
 from botocore.exceptions import ClientError
+from flask import request
 
 from flask_store import NotFoundError, ServiceError, StoreFile, signals
 from flask_store.stores import source

@@ -92,12 +92,19 @@ def _client_options(settings: S3Settings) -> dict[str, Any]:
         # max_attempts would count the repetitions only.
         "retries": {"mode": "standard", "total_max_attempts": TOTAL_MAX_ATTEMPTS},
         "max_pool_connections": MAX_POOL_CONNECTIONS,
-        "s3": {"addressing_style": settings.addressing_style},
+        "s3": {"addressing_style": _addressing_style(settings)},
     }
     if settings.endpoint_url:
         # Not every S3 knows the checksums that boto3 adds by default.
         options["request_checksum_calculation"] = options["response_checksum_validation"] = "when_required"
     return {"config": Config(**options), "endpoint_url": settings.endpoint_url or None}
+
+
+def _addressing_style(settings: S3Settings) -> str | None:
+    # With "auto" boto3 signs URLs for the host of all regions, from where a younger region's bucket is not to be had
+    # (boto3, issue 3015).
+    is_amazons = not settings.endpoint_url
+    return "virtual" if is_amazons and settings.addressing_style == "auto" else settings.addressing_style
 
 
 @contextlib.contextmanager

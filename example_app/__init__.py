@@ -17,6 +17,7 @@ def create_app(config_name: str = "local", instance_path: str | None = None) -> 
     :param instance_path: Absolute path of the folder that keeps the database, the photos and the secret key; by
         default ``instance`` beside this package.
     :raises ValueError: If there is no such configuration.
+    :raises NotConfiguredError: If something is missing that it wants, such as a variable of the environment.
     """
     settings = configuration.load(config_name)
     app = Flask(__name__, instance_path=instance_path)

@@ -10,7 +10,12 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from flask_store import NotConfiguredError
+
 MIB = 1024 * 1024
+
+#: What the environment must say of an S3. ``S3_ENDPOINT`` may come with it; without, it is Amazon's.
+S3_VARIABLES = ("S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_REGION", "S3_BUCKET")
 
 COMMON: Mapping[str, Any] = {
     # Somewhat more than a form with the largest photo: up to here a visitor reads what is wrong beside the field.
@@ -28,8 +33,34 @@ def _local() -> Mapping[str, Any]:
     return {"STORE_PROVIDER": "flask_store.stores.local.LocalStore"}
 
 
+def _s3() -> Mapping[str, Any]:
+    """Photos in the bucket that the environment names."""
+    missing = [name for name in S3_VARIABLES if not os.environ.get(name)]
+    if missing:
+        raise NotConfiguredError(f"the configuration 's3' wants in the environment: {', '.join(missing)}")
+    # The rows of one store name no photos of another, so each has a database of its own.
+    return {**_on_s3(os.environ), "SQLALCHEMY_DATABASE_URI": "sqlite:///album-s3.sqlite"}
+
+
+def _s3_demo() -> Mapping[str, Any]:
+    """Photos in an S3 inside this process, and a database as short-lived as they are."""
+    from . import demo
+
+    return {**_on_s3(demo.start()), "SQLALCHEMY_DATABASE_URI": f"sqlite:///{demo.make_folder()}/album.sqlite"}
+
+
+def _on_s3(environment: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "STORE_PROVIDER": "flask_store.stores.s3.S3Store",
+        "STORE_S3_ENDPOINT_URL": environment.get("S3_ENDPOINT"),
+        **{f"STORE_{name}": environment[name] for name in S3_VARIABLES},
+    }
+
+
 CONFIGURATIONS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "local": _local,
+    "s3": _s3,
+    "s3-demo": _s3_demo,
 }
 
 
@@ -37,6 +68,7 @@ def load(name: str) -> dict[str, Any]:
     """Return the settings of a configuration.
 
     :raises ValueError: If there is none of that name.
+    :raises NotConfiguredError: If it wants something that is missing.
     """
     if name not in CONFIGURATIONS:
         raise ValueError(f"there is no configuration {name!r}; there is: {', '.join(CONFIGURATIONS)}")

@@ -216,6 +216,13 @@ ACLS = (
 )
 
 
+# Hosts as boto3 takes them.
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_ENDPOINT = re.compile(
+    rf"https?://(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:.]+\])(?::(?P<port>[0-9]+))?(?:/[^?#@\s\\]*)?"
+)
+
+
 def _word(value: object) -> str:
     if value is None or value == "":
         return ""
@@ -227,9 +234,24 @@ def _word(value: object) -> str:
 def _endpoint(value: object) -> str:
     if value is None or value == "":
         return ""
-    if not isinstance(value, str) or not re.fullmatch(r"https?://[^/?#@\s\\]+(?:/[^?#@\s\\]*)?", value):
-        raise ValueError("None or a URL without a user in it, such as https://s3.example.com")
-    return value.rstrip("/")
+    match = isinstance(value, str) and _ENDPOINT.fullmatch(value)
+    if not match or not 0 < int(match["port"] or 443) < 65536:
+        raise ValueError("None or a URL without a user and without underscores, such as https://s3.example.com:9000")
+    return match[0].rstrip("/")
+
+
+def _region(value: object) -> str:
+    region = _word(value)
+    if region and not re.fullmatch(r"[A-Za-z0-9-]+", region):
+        raise ValueError("the name of a region, such as eu-central-1")
+    return region
+
+
+def _bucket(value: object) -> str:
+    bucket = _word(value)
+    if bucket and not re.fullmatch(r"[A-Za-z0-9._-]+|arn:.+", bucket):
+        raise ValueError("the name of a bucket, or an ARN; where in it the files are is STORE_PATH")
+    return bucket
 
 
 def _key_prefix(value: object) -> str:
@@ -256,10 +278,16 @@ def _object_parameters(value: object) -> dict[str, Any]:
             raise ValueError(f"a dict with some of the keys {', '.join(OBJECT_PARAMETERS)}")
         if not isinstance(parameter, OBJECT_PARAMETERS[name]):
             raise ValueError(f"a dict whose {name} is of the type {OBJECT_PARAMETERS[name].__name__}")
+        if isinstance(parameter, str) and not parameter.isprintable():
+            raise ValueError(f"a dict whose {name} has no line breaks")
     metadata = value.get("Metadata", {})
-    if not all(isinstance(text, str) and text.isascii() for item in metadata.items() for text in item):
-        raise ValueError("a dict whose Metadata has texts in ASCII for keys and values")
+    if not all(_is_plain(text) for item in metadata.items() for text in item):
+        raise ValueError("a dict whose Metadata has texts in ASCII, without line breaks, for keys and values")
     return value
+
+
+def _is_plain(text: object) -> bool:
+    return isinstance(text, str) and text.isascii() and text.isprintable()
 
 
 class S3Settings(Settings):
@@ -269,11 +297,11 @@ class S3Settings(Settings):
     path = Setting("STORE_PATH", "", _key_prefix)
     access_key = Setting("STORE_S3_ACCESS_KEY", None, _word, secret=True)
     secret_key = Setting("STORE_S3_SECRET_KEY", None, _word, secret=True)
-    bucket = Setting("STORE_S3_BUCKET", None, _word)
-    region = Setting("STORE_S3_REGION", None, _word)
+    bucket = Setting("STORE_S3_BUCKET", None, _bucket)
+    region = Setting("STORE_S3_REGION", None, _region)
     credential_chain = Setting("STORE_S3_CREDENTIAL_CHAIN", False, _boolean)
     #: Without a slash at its end, or ``""`` for AWS.
-    endpoint_url = Setting("STORE_S3_ENDPOINT_URL", None, _endpoint)
+    endpoint_url = Setting("STORE_S3_ENDPOINT_URL", None, _endpoint, secret=True)
     addressing_style = Setting("STORE_S3_ADDRESSING_STYLE", "auto", _choice("auto", "path", "virtual"))
     acl = Setting("STORE_S3_ACL", None, _choice(None, *ACLS))
     object_parameters: Setting[dict[str, Any]] = Setting("STORE_S3_OBJECT_PARAMETERS", {}, _object_parameters)

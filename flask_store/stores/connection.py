@@ -14,6 +14,7 @@ from flask import Flask
 
 from ..config import S3Settings
 from ..exceptions import ServiceError
+from .source import MEMORY_SIZE
 
 #: How often a request is made before its error is raised: the first time, and twice more with a growing pause.
 TOTAL_MAX_ATTEMPTS = 3
@@ -34,6 +35,7 @@ class S3Connection:
         options = _client_options(self._settings)
         #: The boto3 client, which threads may share; see the boto3 guide, "Low-level clients".
         self.client: Any = session.client("s3", **options)
+        self.client.meta.events.register("before-send.s3.PutObject", _send_small_at_once)
         self._credentials = session.get_credentials()
         self._urls: OrderedDict[tuple[object, ...], tuple[float, str]] = OrderedDict()
         self._lock = threading.Lock()
@@ -82,6 +84,12 @@ class S3Connection:
         return url
 
 
+def _send_small_at_once(request: Any, **_: object) -> None:
+    # boto3 asks before it sends a body, which takes as long as sending a small one. The header is not signed.
+    if int(request.headers.get("Content-Length") or 0) <= MEMORY_SIZE:
+        request.headers.pop("Expect", None)
+
+
 def _client_options(settings: S3Settings) -> dict[str, Any]:
     from botocore.config import Config
 
@@ -93,12 +101,23 @@ def _client_options(settings: S3Settings) -> dict[str, Any]:
         # max_attempts would count the repetitions only.
         "retries": {"mode": "standard", "total_max_attempts": TOTAL_MAX_ATTEMPTS},
         "max_pool_connections": MAX_POOL_CONNECTIONS,
-        "s3": {"addressing_style": settings.addressing_style},
+        "s3": {"addressing_style": _addressing_style(settings)},
     }
     if settings.endpoint_url:
         # Not every S3 knows the checksums that boto3 adds by default.
         options["request_checksum_calculation"] = options["response_checksum_validation"] = "when_required"
     return {"config": Config(**options), "endpoint_url": settings.endpoint_url or None}
+
+
+def _addressing_style(settings: S3Settings) -> str | None:
+    # With "auto" boto3 signs URLs for the host of all regions, from where a younger region's bucket is not to be had
+    # (boto3, issue 3015).
+    is_amazons = not settings.endpoint_url
+    return "virtual" if is_amazons and settings.addressing_style == "auto" else settings.addressing_style
+
+
+class UnexpectedAnswerError(Exception):
+    """What answered is not S3, or not as S3 does."""
 
 
 @contextlib.contextmanager
@@ -111,13 +130,25 @@ def translated_errors(doing: str) -> Iterator[None]:
 
     try:
         yield
-    except (BotoCoreError, ClientError) as error:
+    except UnexpectedAnswerError as error:
+        raise ServiceError(f"could not {doing}: {error}") from error
+    # boto3 follows a redirection that names no region for ever.
+    except (BotoCoreError, ClientError, RecursionError) as error:
         raise ServiceError(f"could not {doing}: {_explanation(error)}") from error
+
+
+def check_answer(answer: Mapping[str, Any], field: str) -> None:
+    """Check that an answer has a field that every S3 sends: a web server in its place may say 200 to anything.
+
+    :raises UnexpectedAnswerError: If it has not.
+    """
+    if field not in answer:
+        raise UnexpectedAnswerError(f"what answered is not S3, there is no {field}; check STORE_S3_ENDPOINT_URL")
 
 
 def error_code(error: Exception) -> str:
     """Return S3's code of an error, such as ``NoSuchKey``, or the status where S3 gives no other; ``""`` of others."""
-    return str(_response(error).get("Error", {}).get("Code", ""))
+    return str(_response(error).get("Error", {}).get("Code") or status(error) or "")
 
 
 def status(error: Exception) -> int:
@@ -138,9 +169,10 @@ def is_not_found(error: Exception) -> bool:
 
 def is_uncertain(error: Exception) -> bool:
     """Return whether a request that failed may have been carried out all the same."""
-    from botocore.exceptions import HTTPClientError
+    from botocore.exceptions import ConnectionError, HTTPClientError
 
-    return isinstance(error, HTTPClientError) or status(error) >= 500 or was_repeated(error)
+    # An error without an answer does not tell how often the request was made, so an earlier try may have got through.
+    return isinstance(error, (ConnectionError, HTTPClientError)) or status(error) >= 500 or was_repeated(error)
 
 
 def is_permanent(error: ServiceError) -> bool:
@@ -220,7 +252,9 @@ _ADVICE: Mapping[str | int, str] = {
     "SignatureDoesNotMatch": _KEYS,
     "XMinioStorageFull": _FULL,
     301: _REGION,
+    302: _REGION,
     307: _REGION,
+    308: _REGION,
     400: f"{_REGION}, and STORE_S3_OBJECT_PARAMETERS",
     403: _PERMISSION,
     404: "check STORE_S3_BUCKET and STORE_S3_ENDPOINT_URL",
@@ -234,6 +268,7 @@ _ADVICE: Mapping[str | int, str] = {
     "EndpointConnectionError": _CONNECTION,
     "InvalidRegionError": "check STORE_S3_REGION",
     "ParamValidationError": "check STORE_S3_BUCKET and STORE_S3_OBJECT_PARAMETERS",
+    "RecursionError": _REGION,
     "ReadTimeoutError": "the service did not answer in time; it was tried several times; see STORE_S3_TIMEOUT",
     "SSLError": "check the certificate of STORE_S3_ENDPOINT_URL",
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from .connection import error_code, is_uncertain, was_repeated
+from .connection import check_answer, error_code, is_uncertain, was_repeated
 from .source import Source
 
 A = TypeVar("A")
@@ -20,8 +21,9 @@ PART_SIZE = 5 * 1024 * 1024
 #: Most parts of an upload (same source).
 MAX_PARTS = 10_000
 
-#: Parts that are sent at a time. A connection to S3 carries 25 to 100 MB/s, a machine's network several times that.
-MAX_THREADS = 16
+#: Parts that are sent at a time. A connection to S3 carries 25 to 100 MB/s, a machine's network several times that. So
+#: many send 100 MiB at once.
+MAX_THREADS = 20
 
 
 def part_ranges(size: int) -> Iterator[tuple[int, int, int]]:
@@ -54,6 +56,8 @@ class MultipartUpload:
         self._id: str | None = None
         # Whether there may be uploads of this key whose id was lost with S3's answer.
         self._may_be_others = may_be_others
+        # Whether the object may be there although S3 did not say so.
+        self._may_be_stored = False
 
     def run(self, source: Source, parameters: Mapping[str, Any], is_stored: Callable[[], bool]) -> None:
         """Upload the bytes of a source.
@@ -69,6 +73,7 @@ class MultipartUpload:
         except BaseException:
             self._abort()
             raise
+        self._may_be_stored = False
         if self._may_be_others:
             self._abort()
 
@@ -79,6 +84,7 @@ class MultipartUpload:
         except Exception as error:
             self._may_be_others |= is_uncertain(error)
             raise
+        check_answer(answer, "UploadId")
         self._id = answer["UploadId"]
         self._may_be_others |= was_repeated(answer)
 
@@ -95,25 +101,41 @@ class MultipartUpload:
 
     def _complete(self, parts: list[dict[str, Any]], is_stored: Callable[[], bool]) -> None:
         try:
-            self._client.complete_multipart_upload(**self._place, UploadId=self._id, MultipartUpload={"Parts": parts})
+            answer = self._client.complete_multipart_upload(
+                **self._place, UploadId=self._id, MultipartUpload={"Parts": parts}
+            )
+            check_answer(answer, "Key")
         except Exception as error:
-            if not (is_uncertain(error) and is_stored()):
+            self._may_be_stored = is_uncertain(error)
+            if not (self._may_be_stored and is_stored()):
                 raise
 
     def _abort(self) -> None:
         """Let go of the parts. If S3 fails in that too, its lifecycle rule must."""
-        try:
-            for upload_id in self._open_uploads() if self._may_be_others else filter(None, [self._id]):
+        ids = {self._id} if self._id else set()
+        if self._may_be_others:
+            with self._logged_errors():
+                ids |= self._open_uploads()
+        for upload_id in ids:
+            with self._logged_errors():
                 self._client.abort_multipart_upload(**self._place, UploadId=upload_id)
+        if self._may_be_stored:
+            with self._logged_errors():
+                self._client.delete_object(**self._place)  # the key is this upload's alone
+
+    @contextlib.contextmanager
+    def _logged_errors(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # the error that led here is the one to raise
             if error_code(error) != "NoSuchUpload":
                 self._logger.warning(
                     "parts of an upload of %(Key)r may be left in bucket %(Bucket)r", self._place, exc_info=error
                 )
 
-    def _open_uploads(self) -> list[str]:
+    def _open_uploads(self) -> set[str]:
         answer = self._client.list_multipart_uploads(Bucket=self._place["Bucket"], Prefix=self._place["Key"])
-        return [upload["UploadId"] for upload in answer.get("Uploads", []) if upload["Key"] == self._place["Key"]]
+        return {upload["UploadId"] for upload in answer.get("Uploads", []) if upload["Key"] == self._place["Key"]}
 
 
 def _map_in_threads(function: Callable[[A], R], arguments: Sequence[A]) -> list[R]:

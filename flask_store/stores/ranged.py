@@ -30,11 +30,13 @@ class RangedStream(io.RawIOBase):
     :param size: Of the object, in bytes.
     :param fetch: Returns a body from a position to the end.
     :param broken: The errors of a body that breaks off.
+    :param what: What is read, for the message of an error.
     """
 
     def __init__(
-        self, body: Body, size: int, fetch: Callable[[int], Body], broken: tuple[type[Exception], ...]
+        self, body: Body, size: int, fetch: Callable[[int], Body], broken: tuple[type[Exception], ...], what: str
     ) -> None:
+        self._what = what
         self._body: Body | None = body
         self._size = size
         self._fetch = fetch
@@ -82,7 +84,9 @@ class RangedStream(io.RawIOBase):
                 if content:
                     return content
             self._let_go()
-        raise ServiceError(f"the object broke off {MAX_TRIES} times after {self._position} bytes") from error
+        raise ServiceError(
+            f"could not read {self._what}: it broke off {MAX_TRIES} times at byte {self._position}; check the network"
+        ) from error
 
     def _let_go(self) -> None:
         if self._body is not None:

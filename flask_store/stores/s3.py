@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import heapq
 import importlib.util
 import io
 import secrets
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import IO, Any, BinaryIO, ClassVar, cast
 from urllib.parse import quote
@@ -134,6 +133,7 @@ class S3Store(BaseStore):
             if connection.is_not_found(error):
                 return None
             raise
+        connection.check_answer(answer, "ETag")
         return answer
 
     def save(self, file: FileStorage) -> StoreFile:
@@ -166,24 +166,24 @@ class S3Store(BaseStore):
         from botocore.exceptions import BotoCoreError, ClientError
 
         key = self._key(name)
-        body = content.part(0, content.size)
         with self._errors("store", key):
             try:
-                self.connect().put_object(
+                answer = self.connect().put_object(
                     **self._place(key),
                     **self._object_parameters(name, upload_id),
-                    Body=body.read() if content.size <= source.MEMORY_SIZE else body,
+                    Body=content.part(0, content.size),
                     IfNoneMatch="*",
                 )
+                connection.check_answer(answer, "ETag")
             except (BotoCoreError, ClientError) as error:
                 is_taken = connection.status(error) in (409, 412)
                 if is_taken and not connection.was_repeated(error):
                     return False
                 # An earlier try may have stored the file, and only its answer have been lost.
-                owner = self._owner(key) if connection.is_uncertain(error) else None
+                owner = self._probable_owner(key) if connection.is_uncertain(error) else None
                 if owner == upload_id:
                     return True
-                if is_taken and owner is not None:
+                if owner is not None:
                     return False
                 # Nothing is there, but it may come yet: another name would make two files of one.
                 raise
@@ -200,13 +200,23 @@ class S3Store(BaseStore):
                 may_be_others=is_repeated,
             )
             upload.run(
-                content, self._object_parameters(name, upload_id), is_stored=lambda: self._owner(key) == upload_id
+                content,
+                self._object_parameters(name, upload_id),
+                is_stored=lambda: self._probable_owner(key) == upload_id,
             )
 
     def _owner(self, key: str) -> str | None:
         """Return the id of the upload that made an object, ``""`` if another program did, None if there is none."""
         answer = self._head(key)
         return None if answer is None else answer["Metadata"].get(UPLOAD_ID, "")
+
+    def _probable_owner(self, key: str) -> str | None:
+        """As :meth:`_owner`, but None also where S3 fails in that: its first error is the one to tell."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        with suppress(BotoCoreError, ClientError, connection.UnexpectedAnswerError):
+            return self._owner(key)
+        return None
 
     def _object_parameters(self, name: str, upload_id: str) -> dict[str, Any]:
         parameters = dict(self.settings.object_parameters)
@@ -223,6 +233,7 @@ class S3Store(BaseStore):
         key = self._key(filename)
         with self._reading_errors(filename, key):
             answer = self.connect().get_object(**self._place(key))
+            connection.check_answer(answer, "ETag")
         from botocore.exceptions import BotoCoreError
 
         stream = RangedStream(
@@ -230,12 +241,16 @@ class S3Store(BaseStore):
             answer["ContentLength"],
             functools.partial(self._fetch, filename, key, answer["ETag"]),
             (BotoCoreError, OSError),
+            f"{key!r} in bucket {self.settings.bucket!r}",
         )
         return io.BufferedReader(stream, BUFFER_SIZE)
 
     def _fetch(self, filename: str, key: str, etag: str, position: int) -> Body:
         with self._reading_errors(filename, key):
             answer = self.connect().get_object(**self._place(key), Range=f"bytes={position}-", IfMatch=etag)
+            if position and not answer.get("ContentRange", "").startswith(f"bytes {position}-"):
+                answer["Body"].close()
+                raise connection.UnexpectedAnswerError("the service does not know ranges")
         body: Body = answer["Body"]
         return body
 
@@ -260,6 +275,7 @@ class S3Store(BaseStore):
         with self._errors("list", root + prefix):
             pages = self.connect().get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.settings.bucket, Prefix=root + prefix):
+                connection.check_answer(page, "IsTruncated")
                 for found in page.get("Contents", []):
                     path = found["Key"].removeprefix(root)
                     if all(name and name == naming.clean(name) for name in path.split("/")):
@@ -284,8 +300,8 @@ class S3Store(BaseStore):
 
     def presign(self, filename: str, expires_in: int | None = None, download_as: str | None = None) -> str:
         lifetime = self.settings.url_expires if expires_in is None else expires_in
-        if not 1 <= lifetime <= MAX_URL_EXPIRES:
-            raise ValueError(f"a URL works for 1 to {MAX_URL_EXPIRES} seconds, not {lifetime}")
+        if not isinstance(lifetime, int) or not 1 <= lifetime <= MAX_URL_EXPIRES:
+            raise ValueError(f"a URL works for 1 to {MAX_URL_EXPIRES} seconds, a whole number, not {lifetime}")
         key = self._key(filename)
         self.connect()
         parameters = {} if download_as is None else {"ResponseContentDisposition": _attachment(download_as)}
@@ -371,7 +387,7 @@ class S3GeventStore(S3Store):
         return entry
 
     def is_pending(self, filename: str) -> bool:
-        with contextlib.suppress(NotFoundError):
+        with suppress(NotFoundError):
             return self._pending(filename) is not None
         return False
 
@@ -387,14 +403,14 @@ class S3GeventStore(S3Store):
     def open(self, filename: str) -> BinaryIO:
         entry = self._pending(filename)
         if entry is not None:
-            with contextlib.suppress(FileNotFoundError):  # it has arrived a moment ago
+            with suppress(FileNotFoundError):  # it has arrived a moment ago
                 return entry.open()
         return super().open(filename)
 
     def stat(self, filename: str) -> FileStat:
         entry = self._pending(filename)
         if entry is not None:
-            with contextlib.suppress(FileNotFoundError):  # as above
+            with suppress(FileNotFoundError):  # as above
                 result = entry.stat()
                 modified = datetime.fromtimestamp(result.st_mtime, UTC)
                 return FileStat(result.st_size, guess_content_type(filename), modified)

@@ -18,6 +18,10 @@ from .staging import file_descriptor
 MEMORY_SIZE = 256 * 1024
 
 
+#: Most bytes that are read at a time: boto3 asks for 1 MiB to compute a checksum, in each of many threads.
+MAX_READ_SIZE = 256 * 1024
+
+
 class Source:
     """The bytes of a stream that can seek.
 
@@ -72,7 +76,7 @@ class Part(io.RawIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         left = max(0, self._size - self._position)
-        size = left if size is None or size < 0 else min(size, left)
+        size = left if size is None or size < 0 else min(size, left, MAX_READ_SIZE)
         content = self._source.read_at(self._start + self._position, size) if size else b""
         if size and not content:
             raise OSError("the upload became shorter while it was read")
@@ -83,8 +87,9 @@ class Part(io.RawIOBase):
 @contextlib.contextmanager
 def opened(stream: IO[bytes]) -> Iterator[Source]:
     """Return a block with the bytes of a stream, from its start if it can seek, else from where it is, to its end."""
-    size = _measure(stream)
-    if size is not None:
+    if _seeks_cheaply(stream):
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
         yield Source(stream, size)
         return
     rewind(stream)
@@ -93,13 +98,6 @@ def opened(stream: IO[bytes]) -> Iterator[Source]:
         yield Source(copy, copy.tell())
 
 
-def _measure(stream: IO[bytes]) -> int | None:
-    """Return the size of a stream, or None if it cannot seek."""
-    # Not every stream says honestly whether it can, and some have no seek at all.
-    try:
-        stream.seek(0, os.SEEK_END)
-        size = stream.tell()
-        stream.seek(0)
-    except (AttributeError, OSError, ValueError):
-        return None
-    return size
+def _seeks_cheaply(stream: IO[bytes]) -> bool:
+    # Others may have to start anew to go back, as those that decompress, or may not seek at all.
+    return isinstance(stream, io.BytesIO | tempfile.SpooledTemporaryFile) or file_descriptor(stream) is not None

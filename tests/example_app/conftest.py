@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import s3_servers
 import skimage
 from flask import Flask
 from werkzeug.datastructures import FileStorage
@@ -36,25 +41,95 @@ def instance(tmp_path: Path) -> Path:
     return tmp_path / "instance"
 
 
-@pytest.fixture
-def stored(instance: Path) -> Callable[[], list[str]]:
-    """Return a function that tells the paths of all files in the album's store."""
+@dataclass(frozen=True)
+class Place:
+    """Where the album of a test keeps its photos."""
 
-    def paths() -> list[str]:
-        root = instance / "uploads"
+    #: What ``create_app`` is told.
+    configuration: str
+    #: Variables of the environment that go with it.
+    environment: Mapping[str, str]
+    #: Start of the photos' URLs in a page.
+    url: str
+    #: Tells the paths of all files that are there.
+    stored: Callable[[], list[str]]
+
+
+@pytest.fixture(params=["local", "moto", pytest.param("ceph", marks=pytest.mark.ceph)])
+def kind(request: pytest.FixtureRequest) -> str:
+    """What the album runs on: a test that wants one kind alone parametrises this."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def s3(request: pytest.FixtureRequest, kind: str) -> s3_servers.S3Server:
+    server: s3_servers.S3Server = request.getfixturevalue(kind)
+    return server
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, kind: str, instance: Path) -> Place:
+    if kind == "local":
+        return _local_place(instance / "uploads")
+    return _s3_place(request.getfixturevalue("s3"), request.getfixturevalue("bucket"))
+
+
+def _local_place(root: Path) -> Place:
+    def stored() -> list[str]:
         return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
-    return paths
+    return Place("local", {}, "/uploads/", stored)
+
+
+def _s3_place(server: s3_servers.S3Server, bucket: Any) -> Place:
+    environment = {
+        "S3_ENDPOINT": server.endpoint_url,
+        "S3_ACCESS_KEY": server.access_key,
+        "S3_SECRET_KEY": server.secret_key,
+        "S3_REGION": server.region,
+        "S3_BUCKET": bucket.name,
+    }
+    url = f"{server.endpoint_url}/{bucket.name}/"
+    return Place("s3", environment, url, lambda: [found.key for found in bucket.objects.all()])
 
 
 @pytest.fixture
-def album(instance: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
-    monkeypatch.delenv("SECRET_KEY", raising=False)
-    app = create_app(instance_path=str(instance))
-    app.testing = True
-    yield app
-    with app.app_context():
-        db.engine.dispose()
+def stored(place: Place) -> Callable[[], list[str]]:
+    """Return a function that tells the paths of all files in the album's store."""
+    return place.stored
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The environment of a machine on which nobody has set anything for the album."""
+    for name in [name for name in os.environ if name == "SECRET_KEY" or name.startswith("S3_")]:
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.fixture
+def make_album(place: Place, instance: Path, environment: pytest.MonkeyPatch) -> Iterator[Callable[..., Flask]]:
+    """Return a function that makes the album, again and again if need be."""
+    made = []
+    for name, value in place.environment.items():
+        environment.setenv(name, value)
+
+    def make(instance: Path = instance) -> Flask:
+        app = create_app(place.configuration, instance_path=str(instance))
+        app.testing = True
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        with app.app_context():
+            db.engine.dispose()
+
+
+@pytest.fixture
+def album(make_album: Callable[..., Flask]) -> Flask:
+    return make_album()
 
 
 class Visitor:
@@ -62,9 +137,19 @@ class Visitor:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        # What a proxy of the environment would say is not what is there.
+        self.elsewhere = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def open(self, url: str = "/") -> TestResponse:
         return self.client.get(url, follow_redirects=True, buffered=True)
+
+    def fetch(self, url: str) -> bytes:
+        """Return what is at a URL, at the album or elsewhere."""
+        if url.startswith("/"):
+            return self.open(url).data
+        with self.elsewhere.open(url, timeout=30) as response:
+            content: bytes = response.read()
+        return content
 
     def send(self, url: str, photo: Path | None = None, **fields: str) -> TestResponse:
         token = re.search(r'name="csrf_token" type="hidden" value="([^"]+)"', self.open(url).text)

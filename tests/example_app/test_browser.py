@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import http.client
 import importlib.resources
+import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -33,21 +36,27 @@ sys.path.append({root!r})
 
 from example_app import create_app
 
-application = create_app(instance_path={instance!r})
+application = create_app({configuration!r}, instance_path={instance!r})
 """
 
 
 @pytest.fixture
-def address(tmp_path: Path, instance: Path) -> Iterator[str]:
+def address(tmp_path: Path, instance: Path, place: Any, environment: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of an album with nothing in it, in gunicorn."""
-    (tmp_path / "wsgi.py").write_text(APPLICATION.format(root=str(ROOT), instance=str(instance)))
+    application = APPLICATION.format(root=str(ROOT), configuration=place.configuration, instance=str(instance))
+    (tmp_path / "wsgi.py").write_text(application)
     (tmp_path / "gunicorn.conf.py").write_text("workers = 2\ncontrol_socket_disable = True\n")
     with socket.create_server(("127.0.0.1", 0)) as listener, (tmp_path / "gunicorn.log").open("wb") as log:
         port = listener.getsockname()[1]
         command = [sys.executable, "-m", "gunicorn", "wsgi", "--bind", f"fd://{listener.fileno()}"]
         # The server inherits the listening socket, so nobody can take the port in between.
         server = subprocess.Popen(
-            command, cwd=tmp_path, pass_fds=[listener.fileno()], stdout=log, stderr=subprocess.STDOUT
+            command,
+            cwd=tmp_path,
+            env={**os.environ, **place.environment},
+            pass_fds=[listener.fileno()],
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     try:
         wait_for_answer(server, port, tmp_path / "gunicorn.log")
@@ -146,12 +155,12 @@ def test_a_photograph_with_a_japanese_name_is_added_and_seen(page, photograph, s
     assert stored() == ["photos/旅行の写真.jpg"]
 
 
-def test_the_link_in_the_message_opens_the_photograph(page, photograph):
+def test_the_link_in_the_message_opens_the_photograph(page, photograph, address, place):
     add(page, "Lift-off", photograph("rocket.jpg", "旅行の写真.jpg"))
 
     page.get_by_role("link", name="See the photo").click()
 
-    page.wait_for_url("**/uploads/photos/*")
+    page.wait_for_url(re.compile(f"^({address})?{place.url}photos/"))
     assert page.evaluate("[document.images.length, document.images[0].naturalWidth]") == [1, 640]
 
 
@@ -286,8 +295,8 @@ def test_a_deleted_photograph_is_gone_from_page_and_store(page, photograph, stor
     assert stored() == ["photos/chelsea.png"]
 
 
-def test_no_page_loads_anything_from_outside_or_meets_an_error(
-    page: Page, address: str, photograph: Callable[..., Path]
+def test_no_page_loads_anything_but_photographs_from_outside_or_meets_an_error(
+    page: Page, address: str, place: Any, photograph: Callable[..., Path]
 ) -> None:
     requested, complaints = [], []
     page.on("request", lambda request: requested.append(request.url))
@@ -303,5 +312,5 @@ def test_no_page_loads_anything_from_outside_or_meets_an_error(
     expect(page.get_by_text("No photos yet")).to_be_visible()
 
     assert any(url.endswith("bootstrap.min.css") for url in requested)
-    assert [url for url in requested if not url.startswith((f"{address}/", "data:"))] == []
+    assert [url for url in requested if not url.startswith((f"{address}/", f"{place.url}photos/", "data:"))] == []
     assert complaints == []

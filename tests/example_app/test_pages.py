@@ -1,6 +1,8 @@
 """The album's pages, through Flask's test client."""
 
+import html
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,10 @@ from sqlalchemy.exc import IntegrityError
 
 from example_app.extensions import db
 from example_app.models import Picture
+from flask_store import StoreFile
+
+on_disk = pytest.mark.parametrize("kind", ["local"], indirect=True)
+on_s3 = pytest.mark.parametrize("kind", ["moto", pytest.param("ceph", marks=pytest.mark.ceph)], indirect=True)
 
 
 @pytest.fixture
@@ -37,7 +43,7 @@ def refuse(album):
 
 
 def image_urls(page):
-    return re.findall(r'<img[^>]* src="([^"]+)"', page)
+    return [html.unescape(url) for url in re.findall(r'<img[^>]* src="([^"]+)"', page)]
 
 
 class TestAlbum:
@@ -55,6 +61,7 @@ class TestAlbum:
 
         assert page.index("Newer") < page.index("Older")
 
+    @on_disk
     def test_no_page_asks_the_store(self, visitor, photograph, instance):
         visitor.send("/add", photograph("coffee.png"), title="Coffee")
         (instance / "uploads").rename(instance / "away")
@@ -62,6 +69,23 @@ class TestAlbum:
         assert "455.8 KiB" in visitor.open("/").text
         assert visitor.open("/1/edit").status_code == 200
         assert visitor.open("/1/delete").status_code == 200
+
+    @on_s3
+    def test_a_page_of_100_photos_makes_no_request_to_s3(self, album, visitor):
+        with album.app_context():
+            for number in range(100):
+                photo = StoreFile(f"{number}.png", "photos")
+                db.session.add(Picture(title=f"Photo {number}", photo=photo, filename=photo.filename, size=1))
+            db.session.commit()
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            album.config["STORE_S3_ENDPOINT_URL"] = endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            pages = [visitor.open(url).text for url in ("/", "/1/edit", "/1/delete")]
+
+            assert [sum(url.startswith(endpoint) for url in image_urls(page)) for page in pages] == [100, 1, 1]
+            with pytest.raises(BlockingIOError):
+                listener.accept()
 
     def test_what_visitors_write_is_shown_as_text(self, visitor, photograph):
         visitor.send("/add", photograph("coffee.png", "<b>&'.png"), title="<script>alert(1)</script>")
@@ -73,7 +97,9 @@ class TestAlbum:
             assert "<b>" not in page
 
     @pytest.mark.parametrize("url", ["/", "/add", "/1/edit", "/1/delete", "/no-such-page"])
-    def test_no_page_has_scripts_or_styles_of_its_own_or_loads_from_elsewhere(self, visitor, photograph, url):
+    def test_no_page_has_scripts_or_styles_of_its_own_or_loads_but_photos_from_elsewhere(
+        self, visitor, photograph, url, place
+    ):
         visitor.send("/add", photograph("coffee.png"), title="Coffee")
 
         page = visitor.open(url).text
@@ -81,7 +107,8 @@ class TestAlbum:
         assert not re.search(r"<script|<style|\sstyle=|\son\w+=|javascript:", page)
         addresses = re.findall(r'(?:src|href|action)="([^"]*)"', page)
         assert addresses
-        assert [address for address in addresses if not re.match(r"(/(?!/)|$)", address)] == []
+        others = [address for address in addresses if not address.startswith(place.url)]
+        assert [address for address in others if not re.match(r"(/(?!/)|$)", address)] == []
 
     def test_a_page_that_is_not_there_leads_back_to_the_album(self, visitor):
         response = visitor.open("/7/edit")
@@ -101,7 +128,7 @@ class TestAdd:
         assert "旅行の写真.png" in page
         assert "455.8 KiB" in page
         assert re.search(r'<img[^>]* alt="Morning coffee" loading="lazy">', page)
-        assert visitor.open(image_urls(page)[0]).data == photo.read_bytes()
+        assert visitor.fetch(image_urls(page)[0]) == photo.read_bytes()
         assert stored() == ["photos/旅行の写真.png"]
 
     def test_a_message_links_to_the_stored_photo_once(self, visitor, photograph):
@@ -110,7 +137,7 @@ class TestAdd:
         page = visitor.send("/add", photo, title="Tea & coffee").text
 
         link = re.search(r'“Tea &amp; coffee” is in the album. <a class="alert-link" href="([^"]+)">', page)
-        assert visitor.open(link[1]).data == photo.read_bytes()
+        assert visitor.fetch(html.unescape(link[1])) == photo.read_bytes()
         assert "is in the album" not in visitor.open().text
 
     def test_two_photos_of_one_name_are_two_photos(self, visitor, photograph, stored):
@@ -119,7 +146,7 @@ class TestAdd:
 
         page = visitor.send("/add", photograph("chelsea.png", "photo.png"), title="Two").text
 
-        newer, older = (visitor.open(url).data for url in image_urls(page))
+        newer, older = (visitor.fetch(url) for url in image_urls(page))
         assert newer != older == first
         assert len(stored()) == 2
 
@@ -174,6 +201,20 @@ class TestAdd:
         assert "The CSRF token is missing." in page
         assert (stored(), titles()) == ([], [])
 
+    @on_s3
+    def test_a_photo_that_s3_does_not_take_is_a_sentence_beside_the_field_and_a_line_in_the_log(
+        self, album, visitor, photograph, titles, caplog
+    ):
+        album.config["STORE_S3_BUCKET"] = "no-such-bucket"
+
+        page = visitor.send("/add", photograph("coffee.png"), title="Coffee").text
+
+        sentence = "The file could not be stored. Please try again later."
+        assert f'<div class="invalid-feedback d-block">{sentence}</div>' in page
+        assert "no-such-bucket" not in page
+        assert "NoSuchBucket" in caplog.text
+        assert titles() == []
+
     def test_a_failed_commit_leaves_no_file_behind(self, visitor, photograph, stored, titles, refuse):
         refuse("INSERT")
 
@@ -194,7 +235,7 @@ class TestEdit:
         page = visitor.open("/1/edit").text
 
         assert 'value="Coffee"' in page
-        assert visitor.open(image_urls(page)[0]).data == coffee.read_bytes()
+        assert visitor.fetch(image_urls(page)[0]) == coffee.read_bytes()
         assert "required" not in re.search(r'<input[^>]*type="file"[^>]*>', page)[0]
 
     def test_without_another_file_the_photo_is_kept(self, visitor, coffee, stored):
@@ -203,7 +244,7 @@ class TestEdit:
         assert "More coffee" in page
         assert "coffee.png" in page
         assert "455.8 KiB" in page
-        assert visitor.open(image_urls(page)[0]).data == coffee.read_bytes()
+        assert visitor.fetch(image_urls(page)[0]) == coffee.read_bytes()
         assert stored() == ["photos/coffee.png"]
 
     def test_another_photo_takes_the_place_of_the_old_one(self, visitor, photograph, stored):
@@ -214,7 +255,7 @@ class TestEdit:
         assert "rocket.jpg" in page
         assert "109.9 KiB" in page
         assert "coffee.png" not in page
-        assert visitor.open(image_urls(page)[0]).data == rocket.read_bytes()
+        assert visitor.fetch(image_urls(page)[0]) == rocket.read_bytes()
         assert stored() == ["photos/rocket.jpg"]
 
     def test_another_photo_of_the_same_name_takes_the_place_of_the_old_one(self, visitor, photograph, stored):
@@ -222,7 +263,7 @@ class TestEdit:
 
         page = visitor.send("/1/edit", chelsea, title="Chelsea").text
 
-        assert visitor.open(image_urls(page)[0]).data == chelsea.read_bytes()
+        assert visitor.fetch(image_urls(page)[0]) == chelsea.read_bytes()
         assert len(stored()) == 1
 
     def test_a_form_with_errors_still_shows_the_photo_it_was_opened_with(self, visitor, coffee, photograph, stored):
@@ -230,7 +271,7 @@ class TestEdit:
 
         assert response.status_code == 200
         assert "This field is required." in response.text
-        assert visitor.open(image_urls(response.text)[0]).data == coffee.read_bytes()
+        assert visitor.fetch(image_urls(response.text)[0]) == coffee.read_bytes()
         assert "rocket.jpg" not in response.text
         assert stored() == ["photos/coffee.png"]
 
@@ -283,6 +324,17 @@ class TestDelete:
 
         assert (stored(), titles()) == (["photos/coffee.png"], ["Coffee"])
 
+    @on_s3
+    def test_a_photo_that_s3_does_not_delete_is_logged_and_does_not_keep_the_row(self, album, visitor, titles, caplog):
+        album.config["STORE_S3_BUCKET"] = "no-such-bucket"
+
+        page = visitor.send("/1/delete").text
+
+        assert "No photos yet" in page
+        assert titles() == []
+        assert "photos/coffee.png is in no album, but stays in the store" in caplog.text
+
+    @on_disk
     def test_a_file_that_cannot_be_deleted_is_logged_and_does_not_keep_the_row(
         self, visitor, instance, tmp_path: Path, titles, caplog
     ):

@@ -7,6 +7,37 @@ from io import BytesIO
 
 import pytest
 
+KINDS = ["local", "moto", pytest.param("ceph", marks=pytest.mark.ceph)]
+
+
+def pytest_generate_tests(metafunc):
+    """Run each test that looks at what is stored on every kind of store, unless it also looks at the directory."""
+    if "stored" in metafunc.fixturenames and "root" not in metafunc.fixturenames:
+        metafunc.parametrize("kind", KINDS, indirect=True)
+
+
+@pytest.fixture
+def kind(request):
+    """What ``app`` runs on."""
+    return getattr(request, "param", "local")
+
+
+@pytest.fixture
+def s3(request, kind):
+    return request.getfixturevalue(kind)
+
+
+@pytest.fixture
+def app(request, kind):
+    """An application on an empty store, its context pushed."""
+    if kind != "local":
+        return request.getfixturevalue("s3_app")
+    app = request.getfixturevalue("make_app")()
+    context = app.app_context()
+    context.push()
+    request.addfinalizer(context.pop)
+    return app
+
 
 @pytest.fixture
 def post(app):
@@ -28,6 +59,10 @@ def post(app):
 
 
 @pytest.fixture
-def stored(root):
+def stored(request, app, kind):
     """Return a function that tells the bytes of each file in the store, by its path."""
+    if kind != "local":
+        bucket = request.getfixturevalue("bucket")
+        return lambda: {found.key: found.get()["Body"].read() for found in bucket.objects.all()}
+    root = request.getfixturevalue("root")
     return lambda: {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}

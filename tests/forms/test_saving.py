@@ -812,6 +812,48 @@ class TestAllOrNothing:
         assert form.second.errors == ["Nicht gespeichert."]
 
 
+class TestAllOrNothingOnEveryStore:
+    def test_a_place_that_the_store_cannot_have_takes_back_the_saves_before_it(self, post, stored):
+        class DeepForm(FlaskForm):
+            first = StoreFileField()
+            second = StoreFileField(destination="/".join(["directory" * 27] * 20))
+
+        with post({"first": (b"one", "1.jpg"), "second": (b"two", "2.jpg")}):
+            form = DeepForm()
+            assert form.validate_on_submit() is False
+
+            assert form.errors == {"second": [SENTENCE]}
+            assert form.first.data.read() == b"one"
+        assert stored() == {}
+
+
+@pytest.mark.parametrize("kind", ["moto", pytest.param("ceph", marks=pytest.mark.ceph)], indirect=True)
+class TestAnS3ThatFails:
+    def test_is_a_plain_sentence_on_the_field_and_one_log_entry_with_the_cause(self, app, post, caplog):
+        app.config["STORE_S3_BUCKET"] = "no-such-bucket"
+        with post({"title": "Sea", "photo": (b"waves", "sea.jpg")}):
+            form = PhotoForm()
+            assert form.validate_on_submit() is False
+
+        assert form.errors == {"photo": [SENTENCE]}
+        [record] = errors_logged(caplog)
+        error = record.exc_info[1]
+        assert isinstance(error, ServiceError)
+        assert "'photos/sea.jpg' in bucket 'no-such-bucket'" in str(error)
+        assert error.__cause__.response["Error"]["Code"] == "NoSuchBucket"
+
+    def test_and_is_mended_lets_the_same_form_save(self, app, post, bucket):
+        app.config["STORE_S3_BUCKET"] = "no-such-bucket"
+        with post({"title": "Sea", "photo": (b"waves", "sea.jpg")}):
+            form = PhotoForm()
+            assert not form.validate_on_submit()
+            app.config["STORE_S3_BUCKET"] = bucket.name
+            assert form.validate_on_submit()
+
+        assert form.errors == {}
+        assert bucket.Object("photos/sea.jpg").get()["Body"].read() == b"waves"
+
+
 class TestATransactionAroundTheForm:
     def test_that_ends_well_keeps_the_file(self, post, stored):
         with post({"title": "Sea", "photo": (b"waves", "sea.jpg")}), Store().transaction():

@@ -1,13 +1,14 @@
 """Uploads in the background: what sends the files of a spool, and tries again until it succeeds.
 
-No module is patched. Where gevent runs the caller, each upload is a greenlet, and the sending itself is done by its
-pool of native threads: it computes checksums and, where sockets are not patched, would block the hub. Elsewhere each
-upload is a thread.
+No module is patched. Where gevent runs the caller, each upload is a greenlet, and the sending itself is done by
+native threads: it computes checksums and, where sockets are not patched, would block the hub. Elsewhere each upload
+is a thread.
 """
 
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401  # boto3 imports it at its first use, and at the end of a process it cannot
 import contextlib
 import os
 import random
@@ -55,6 +56,10 @@ class Uploads:
         self._has_resumed = False
         # Set where greenlets do the work: whoever waits for them must let the hub run.
         self._gevent: Any = None
+        # By hub. The pool of the hub itself ends its threads when they are idle, and where sockets are patched each new
+        # one would want another client.
+        self._pools: dict[Any, Any] = {}
+        self._is_ending = False
         self._pid = os.getpid()
         atexit.register(self._drain)
 
@@ -89,6 +94,8 @@ class Uploads:
         :raises OSError: If the spool cannot be read.
         """
         self.spool.sweep()
+        for directory in self.spool.damaged():
+            self._app.logger.error("the upload in %s cannot be sent: its record is damaged", directory)
         paths = []
         for entry, record in self.spool.entries():
             with contextlib.suppress(FileNotFoundError):
@@ -135,8 +142,10 @@ class Uploads:
 
     def _drain(self) -> None:
         if os.getpid() == self._pid:
+            self._is_ending = True
             self.wait_until_idle(self._settings.drain_timeout)
-            self.spool.leave()
+            if not self._running:  # else nobody may take up what is still being sent, until the process is gone
+                self.spool.leave()
 
     def _work_from(self, entry: Entry | None) -> None:
         """Send an upload, and then others that wait."""
@@ -144,7 +153,9 @@ class Uploads:
             try:
                 self._bring_to_end(entry)
             except Exception as error:
-                if entry.directory.exists():  # else another process has done it
+                # Some Pythons start no thread at the end of a process: then a later one has to send it.
+                is_too_late = self._is_ending and isinstance(error, RuntimeError)
+                if not is_too_late and entry.directory.exists():  # else another process has done it
                     self._give_up(entry, error)
             with self._lock:
                 entry = self._waiting.popleft() if self._waiting else None
@@ -184,7 +195,7 @@ class Uploads:
 
     def _note_failure(self, entry: Entry, record: Record, error: Exception, failed: bool = False) -> Record:
         record = replace(record, attempts=record.attempts + 1, error=str(error), failed=failed)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError if not failed else FileNotFoundError):  # a full disk does not end the tries
             entry.note(record)
         if not failed and record.attempts == 1:
             self._app.logger.warning("the upload of %r failed and will be tried again: %s", record.path, error)
@@ -225,7 +236,12 @@ class Uploads:
         if gevent is None:
             function(*arguments)
         else:
-            gevent.get_hub().threadpool.apply(function, arguments)
+            self._pool(gevent.get_hub()).apply(function, arguments)
+
+    def _pool(self, hub: Any) -> Any:
+        if hub not in self._pools:
+            self._pools[hub] = hub.threadpool_class(self._settings.upload_workers, hub=hub)
+        return self._pools[hub]
 
     def _sleep(self, seconds: float) -> None:
         (self._gevent or time).sleep(seconds)

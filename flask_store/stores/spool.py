@@ -15,13 +15,14 @@ import secrets
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from ..receiving import ReceivedFile
 from .locking import hold, is_held
-from .staging import StagedFile, copy_stream, fsync_directory, make_directories
+from .staging import ABANDONED_AFTER, StagedFile, copy_stream, fsync_directory, make_directories
 
 _DATA = "data"
 _RECORD = "record.json"
@@ -77,9 +78,13 @@ class Entry:
         """Return the record.
 
         :raises FileNotFoundError: If the upload has left the spool.
+        :raises ValueError: If a power cut, perhaps, has left no whole record.
         """
-        fields = json.loads((self.directory / _RECORD).read_text(encoding="utf-8"))
-        return Record(**{**fields, "service": tuple(fields["service"])})
+        try:
+            fields = json.loads((self.directory / _RECORD).read_text(encoding="utf-8"))
+            return Record(**{**fields, "service": tuple(fields["service"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"it is no record of an upload: {error!r}") from error
 
     def open(self) -> BinaryIO:
         """Return the bytes; the caller closes them.
@@ -185,15 +190,31 @@ class Spool:
     def entries(self) -> list[tuple[Entry, Record]]:
         """Return the uploads to this service, the oldest first."""
         found = []
-        for name in self._names():
-            if name.startswith(".") and not name.startswith(_DONE):
-                continue
-            entry = Entry(self.root / name)
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for entry in self._all():
+            # A damaged one must not keep the others.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
                 record = entry.record()
                 if record.service == self.service:
                     found.append((entry, record))
         return sorted(found, key=lambda pair: pair[1].saved_at)
+
+    def damaged(self) -> list[Path]:
+        """Return the directories of uploads whose record cannot be read: where they go is not known."""
+        found = []
+        for entry in self._all():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                try:
+                    entry.record()
+                except ValueError:
+                    found.append(entry.directory)
+        return found
+
+    def _all(self) -> Iterator[Entry]:
+        for name in self._names():
+            entry = Entry(self.root / name)
+            # What has arrived and is not to be withdrawn is no upload any more.
+            if not name.startswith(".") or name.startswith(_DONE) and entry.is_cancelled:
+                yield entry
 
     def is_abandoned(self, entry: Entry) -> bool:
         """Return whether the process that looked after an upload has ended."""
@@ -206,10 +227,10 @@ class Spool:
         :param with_failed: Whether an upload that a living process gave up is to be had, too.
         """
         owner = entry.owner()
-        if owner is None or self._is_alive(owner) and not (with_failed and entry.record().failed):
-            return False
-        self._live()
         try:
+            if owner is None or self._is_alive(owner) and not (with_failed and entry.record().failed):
+                return False
+            self._live()
             os.rename(entry.directory / f"{_OWNER}{owner}", entry.directory / f"{_OWNER}{self._token}")
         except FileNotFoundError:
             return False
@@ -231,7 +252,7 @@ class Spool:
         for name in self._names():
             path = self.root / name
             if name.startswith(_NEW) and not self._is_alive(name.removeprefix(_NEW).partition("-")[0]):
-                shutil.rmtree(path, ignore_errors=True)
+                _delete_new(path)
             elif name.startswith(_DONE) and self.is_abandoned(Entry(path)) and not Entry(path).is_cancelled:
                 shutil.rmtree(path, ignore_errors=True)
             elif name.startswith(_PROCESS) and not self._is_alive(name.removeprefix(_PROCESS)):
@@ -276,6 +297,16 @@ class Spool:
             return is_held(self.root / f"{_PROCESS}{token}")
         except FileNotFoundError:
             return False
+
+
+def _delete_new(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        # A sign of life. For a moment after it was made, its process does not hold it yet.
+        if time.time() - path.stat().st_mtime > ABANDONED_AFTER and not is_held(path):
+            path.unlink()
 
 
 def _private(path: str, flags: int) -> int:

@@ -43,10 +43,13 @@ def check(context: click.Context) -> None:
 @store.command("pending")
 def pending() -> None:
     """List the uploads that are on their way from this machine to the store."""
-    for entry, record in _uploads().spool.entries():
+    spool = _uploads().spool
+    for entry, record in spool.entries():
         age = timedelta(seconds=round(time.time() - record.saved_at))
         error = f": {record.error}" if record.error else ""
         click.echo(f"{_state(entry, record)}  {age}  {record.attempts} failed attempts  {record.path}{error}")
+    for directory in spool.damaged():
+        click.echo(f"damaged  {directory}")
 
 
 @store.command("resume")

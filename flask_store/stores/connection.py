@@ -212,6 +212,7 @@ def _response(error: Exception) -> Mapping[str, Any]:
 _TEMPORARY = frozenset(
     {
         "ConditionalRequestConflict",
+        "NoSuchUpload",
         "ExpiredToken",
         "OperationAborted",
         "RequestTimeTooSkewed",

@@ -71,11 +71,11 @@ class MultipartUpload:
             parts = self._upload_parts(source)
             self._complete(parts, is_stored)
         except BaseException:
-            self._abort()
+            self.abort()
             raise
         self._may_be_stored = False
         if self._may_be_others:
-            self._abort()
+            self.abort()
 
     def _create(self, parameters: Mapping[str, Any]) -> None:
         checksum = {"ChecksumAlgorithm": self._checksum} if self._checksum else {}
@@ -110,7 +110,7 @@ class MultipartUpload:
             if not (self._may_be_stored and is_stored()):
                 raise
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
         """Let go of the parts. If S3 fails in that too, its lifecycle rule must."""
         ids = {self._id} if self._id else set()
         if self._may_be_others:
@@ -163,14 +163,16 @@ def _map_in_threads(function: Callable[[A], R], arguments: Sequence[A]) -> list[
         threading.Thread(target=work, name="flask-store-part", daemon=True)
         for _ in range(min(MAX_THREADS, len(arguments)))
     ]
-    try:
-        for thread in threads:
-            thread.start()
-    except BaseException as error:  # the system has no room for another thread
-        errors.append(error)
+    started = []
     for thread in threads:
-        if thread.ident is not None:
-            thread.join()
+        try:
+            thread.start()
+        except RuntimeError:  # there is no room for more threads, or the process is about to end
+            work()
+            break
+        started.append(thread)
+    for thread in started:
+        thread.join()
     if errors:
         raise errors[0]
     return [results[index] for index in range(len(arguments))]

@@ -192,18 +192,20 @@ class S3Store(BaseStore):
     def _save_in_parts(self, name: str, content: Source, upload_id: str, is_repeated: bool = False) -> None:
         key = self._key(name)
         with self._errors("store", key):
-            upload = MultipartUpload(
-                self.connect(),
-                self._place(key),
-                with_checksums=not self.settings.endpoint_url,
-                logger=self.app.logger,
-                may_be_others=is_repeated,
-            )
-            upload.run(
+            self._multipart_upload(key, is_repeated).run(
                 content,
                 self._object_parameters(name, upload_id),
                 is_stored=lambda: self._probable_owner(key) == upload_id,
             )
+
+    def _multipart_upload(self, key: str, may_be_others: bool) -> MultipartUpload:
+        return MultipartUpload(
+            self.connect(),
+            self._place(key),
+            with_checksums=not self.settings.endpoint_url,
+            logger=self.app.logger,
+            may_be_others=may_be_others,
+        )
 
     def _owner(self, key: str) -> str | None:
         """Return the id of the upload that made an object, ``""`` if another program did, None if there is none."""
@@ -361,6 +363,7 @@ class S3GeventStore(S3Store):
         key = self._key(filename)
         with self._errors("store", key):
             if is_repeated and self._owner(key) == upload_id:
+                self._multipart_upload(key, may_be_others=True).abort()
                 return
         if content.size > self.settings.multipart_threshold:
             self._save_in_parts(filename, content, upload_id, is_repeated)
@@ -375,6 +378,7 @@ class S3GeventStore(S3Store):
         :raises ServiceError: If that fails.
         """
         super().delete(filename)
+        self._multipart_upload(self._key(filename), may_be_others=True).abort()
 
     def _pending(self, filename: str) -> Entry | None:
         """Return the upload of a file that is on its way.

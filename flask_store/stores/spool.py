@@ -245,6 +245,8 @@ class Spool:
 
     def remove(self, entry: Entry) -> None:
         """Delete an upload that was taken out."""
+        with contextlib.suppress(FileNotFoundError):
+            (entry.directory / _CANCELLED).unlink()  # first: what is cancelled is an upload still
         shutil.rmtree(entry.directory, ignore_errors=True)
 
     def sweep(self) -> None:
@@ -253,7 +255,7 @@ class Spool:
             path = self.root / name
             if name.startswith(_NEW) and not self._is_alive(name.removeprefix(_NEW).partition("-")[0]):
                 _delete_new(path)
-            elif name.startswith(_DONE) and self.is_abandoned(Entry(path)) and not Entry(path).is_cancelled:
+            elif name.startswith(_DONE) and not Entry(path).is_cancelled:
                 shutil.rmtree(path, ignore_errors=True)
             elif name.startswith(_PROCESS) and not self._is_alive(name.removeprefix(_PROCESS)):
                 path.unlink(missing_ok=True)  # that there is no lock says the same

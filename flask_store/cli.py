@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,6 +14,7 @@ from flask.cli import AppGroup, ScriptInfo
 from werkzeug.datastructures import FileStorage
 from werkzeug.utils import ImportStringError
 
+from . import naming
 from .exceptions import StoreError
 from .receiving import ReceivingRequest
 from .stores.base import BaseStore
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from .stores.spool import Entry, Record
 
 store = AppGroup("store", help="Look after the application's file store.")
+
+# Seconds that a file may be on its way.
+_PATIENCE = 30
 
 # Parts of a setting's key that make its value a secret.
 _SECRET_WORDS = ("KEY", "PASSWORD", "SECRET", "TOKEN")
@@ -98,7 +103,7 @@ def _check() -> None:
         click.echo(f"Place: {store.store_path or '/'}")
         click.echo(f"Route: {_route() or 'none'}")
         click.echo(f"Large uploads: {_landing(store)}")
-        _try_to_write(store)
+        _try(store)
     except (StoreError, OSError) as error:
         _fail(str(error))
     click.echo("The store can be written, and nothing is wrong.")
@@ -133,17 +138,37 @@ def _landing(store: BaseStore) -> str:
     return "written once, where they stay"
 
 
-def _try_to_write(store: BaseStore) -> None:
-    """Save a small file twice and delete both again."""
-    first, second = _save(store), _save(store)
+def _try(store: BaseStore) -> None:
+    """Save a small file twice, ask the store for it in every way it knows, and delete both again."""
+    content = b"flask store check"
+    saved: list[StoreFile] = []
     try:
-        first.delete()
-        second.delete()
-    except NotImplementedError as error:
-        raise StoreError(f"{first} and {second} were written and stay in the store: {error}") from error
-    if first == second:
-        raise StoreError("the second of two files with one name replaced the first: this store loses uploads")
+        for _ in range(2):
+            saved.append(store.save(FileStorage(io.BytesIO(content), filename="flask-store-check.txt")))
+        if saved[0] == saved[1]:
+            raise StoreError("the second of two files with one name replaced the first: this store loses uploads")
+        for file in saved:
+            file.wait(_PATIENCE)
+        _look_for(store, saved[0], content)
+    finally:
+        for file in saved:
+            _delete(file)
 
 
-def _save(store: BaseStore) -> StoreFile:
-    return store.save(FileStorage(io.BytesIO(b"flask store check"), filename="flask-store-check.txt"))
+def _look_for(store: BaseStore, file: StoreFile, content: bytes) -> None:
+    if not file.exists() or store.exists(naming.add_random(file.filename)):
+        raise StoreError("the store does not know which files there are")
+    with suppress(NotImplementedError), file.open() as stream:
+        if stream.read() != content:
+            raise StoreError(f"{file} does not have the bytes that were saved")
+    with suppress(NotImplementedError):
+        if file not in store.list(naming.split_extension(file.filename)[0]):
+            raise StoreError(f"{file} is not listed")
+
+
+def _delete(file: StoreFile) -> None:
+    try:
+        file.delete()
+    except (StoreError, OSError, NotImplementedError) as error:
+        click.echo(f"Wrong: {file} stays in the store: {error}", err=True)
+        raise SystemExit(1) from error

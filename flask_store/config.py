@@ -187,6 +187,12 @@ MAX_URL_EXPIRES = 604800
 
 MIB = 1024 * 1024
 
+#: Longest start of a key, in characters, that leaves room for a destination and a name in the 1,024 bytes of a key.
+MAX_PREFIX_LENGTH = 200
+
+#: The object's metadata that tells which upload made it.
+UPLOAD_ID = "flask-store-upload"
+
 #: What goes with every object, beside what the store itself says of it: parameters that PutObject and
 #: CreateMultipartUpload share.
 OBJECT_PARAMETERS = {
@@ -256,8 +262,12 @@ def _bucket(value: object) -> str:
 
 def _key_prefix(value: object) -> str:
     prefix = _path(value).strip("/")
-    if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
-        raise ValueError("the start of a key, such as media/uploads, without empty parts and dots")
+    has_bad_part = prefix and any(part in ("", ".", "..") for part in prefix.split("/"))
+    if has_bad_part or not prefix.isprintable() or re.search(r"[?#<>\\\s]", prefix) or len(prefix) > MAX_PREFIX_LENGTH:
+        raise ValueError(
+            "the start of a key, such as media/uploads, without empty parts, dots, spaces and what URLs give a meaning,"
+            f" of at most {MAX_PREFIX_LENGTH} characters"
+        )
     return prefix
 
 
@@ -278,9 +288,11 @@ def _object_parameters(value: object) -> dict[str, Any]:
             raise ValueError(f"a dict with some of the keys {', '.join(OBJECT_PARAMETERS)}")
         if not isinstance(parameter, OBJECT_PARAMETERS[name]):
             raise ValueError(f"a dict whose {name} is of the type {OBJECT_PARAMETERS[name].__name__}")
-        if isinstance(parameter, str) and not parameter.isprintable():
-            raise ValueError(f"a dict whose {name} has no line breaks")
+        if isinstance(parameter, str) and not _is_plain(parameter):
+            raise ValueError(f"a dict whose {name} is in ASCII, without line breaks")
     metadata = value.get("Metadata", {})
+    if any(str(key).lower() == UPLOAD_ID for key in metadata):
+        raise ValueError(f"a dict whose Metadata leaves out {UPLOAD_ID}, which is the store's own")
     if not all(_is_plain(text) for item in metadata.items() for text in item):
         raise ValueError("a dict whose Metadata has texts in ASCII, without line breaks, for keys and values")
     return value

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,41 +24,36 @@ TOTAL_MAX_ATTEMPTS = 3
 #: Connections that are kept open; each thread that saves needs one, and some more for an upload in parts.
 MAX_POOL_CONNECTIONS = 64
 
-#: Presigned URLs that are remembered, each of less than 1 KB (of 2 KB with temporary credentials).
+#: Presigned URLs that are remembered, each of about 500 bytes, of 2 KB with temporary credentials.
 MAX_URLS = 2048
 
 
 class S3Connection:
-    """One application's client of S3, for all threads of one process. Made at its first use: no request is made."""
+    """One application's client of S3, for all threads of one process."""
 
     def __init__(self, app: Flask) -> None:
-        self._settings = S3Settings(app)
-        session = self._session()
-        options = _client_options(self._settings)
+        from boto3.session import Session  # takes longer to import than Flask
+        from botocore.exceptions import NoCredentialsError
+
+        self._settings = settings = S3Settings(app)
+        keys = {"aws_access_key_id": settings.access_key, "aws_secret_access_key": settings.secret_key}
+        self._session = Session(region_name=settings.region, **({} if settings.credential_chain else keys))
+        self._credentials = self._session.get_credentials()
+        if self._credentials is None:
+            raise NoCredentialsError  # a client would never look for them again
         #: The boto3 client, which threads may share; see the boto3 guide, "Low-level clients".
-        self.client: Any = session.client("s3", **options)
+        self.client: Any = self._session.client("s3", **_client_options(settings))
         self.client.meta.events.register("before-send.s3.PutObject", _send_small_at_once)
-        self._credentials = session.get_credentials()
-        self._urls: OrderedDict[tuple[object, ...], tuple[float, str]] = OrderedDict()
+        self._urls: OrderedDict[tuple[object, ...], tuple[int, str]] = OrderedDict()
         self._lock = threading.Lock()
 
     def bucket(self, client: Any) -> Any:
         """Return the bucket as a boto3 resource, which one thread may use, with a client."""
-        bucket = self._session().resource("s3", **_client_options(self._settings)).Bucket(self._settings.bucket)
+        with self._lock:  # threads may not share a session
+            s3: Any = self._session.resource("s3", **_client_options(self._settings))
+        bucket = s3.Bucket(self._settings.bucket)
         bucket.meta.client = client
         return bucket
-
-    def _session(self) -> Any:
-        from boto3.session import Session  # takes longer to import than Flask
-
-        settings = self._settings
-        if settings.credential_chain:
-            return Session(region_name=settings.region)
-        return Session(
-            aws_access_key_id=settings.access_key,
-            aws_secret_access_key=settings.secret_key,
-            region_name=settings.region,
-        )
 
     def presign(self, key: str, expires_in: int, **parameters: str) -> str:
         """Return a URL under which a browser gets an object for some seconds."""
@@ -69,25 +66,63 @@ class S3Connection:
         return url
 
     def steady_url(self, key: str, expires_in: int) -> str:
-        """Return a presigned URL, the same for half of its life, so that a browser can keep what it gave."""
-        identity = self._credentials.get_frozen_credentials().access_key if self._credentials else None
-        what = (self._settings.bucket, key, expires_in, identity)
+        """Return a presigned URL that stays the same for half of its life, so that a browser can keep what it gave.
+
+        All processes sign with the same time, so that it does not matter which one answers the browser.
+        """
+        credentials = self._credentials.get_frozen_credentials()
+        what = (self._settings.bucket, key, expires_in, credentials.access_key)
+        period = max(1, expires_in // 2)
+        now = int(time.time())
+        # Each object has a time of its own, else all those of a page would change at once.
+        signed_at = now - (now - zlib.crc32(key.encode())) % period
         with self._lock:
-            now = time.time()
-            signed_at, url = self._urls.get(what, (now - expires_in, ""))
-            if not 0 <= now - signed_at < expires_in / 2:
+            known_at, url = self._urls.get(what, (None, ""))
+            if known_at != signed_at:
                 url = self.presign(key, expires_in)
-                self._urls[what] = now, url
+                if not self._settings.bucket.startswith("arn:"):  # which has a region of its own, perhaps
+                    url = _sign(url, credentials, self._settings.region, expires_in, signed_at)
+                self._urls[what] = signed_at, url
             self._urls.move_to_end(what)
             if len(self._urls) > MAX_URLS:
                 self._urls.popitem(last=False)
         return url
 
 
+def _sign(url: str, credentials: Any, region: str, expires_in: int, signed_at: int) -> str:
+    """Return a presigned URL signed anew, with another time.
+
+    :param signed_at: Seconds since 1970.
+    """
+    from botocore.awsrequest import AWSRequest
+
+    request: Any = AWSRequest("GET", url.partition("?")[0])
+    auth = _dated_auth()(credentials, "s3", region, expires_in)
+    auth.signed_at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(signed_at))
+    auth.add_auth(request)
+    signed: str = request.url
+    return signed
+
+
+@functools.cache
+def _dated_auth() -> Any:
+    from botocore.auth import S3SigV4QueryAuth
+
+    class DatedAuth(S3SigV4QueryAuth):  # type: ignore[misc]
+        # If boto3 called this no more, URLs would have the time of now, and be as good but for a browser's cache.
+        def _modify_request_before_signing(self, request: Any) -> None:
+            request.context["timestamp"] = self.signed_at
+            super()._modify_request_before_signing(request)
+
+    return DatedAuth
+
+
 def _send_small_at_once(request: Any, **_: object) -> None:
     # boto3 asks before it sends a body, which takes as long as sending a small one. The header is not signed.
-    if int(request.headers.get("Content-Length") or 0) <= MEMORY_SIZE:
-        request.headers.pop("Expect", None)
+    headers = request.headers
+    size = headers.get("X-Amz-Decoded-Content-Length") or headers.get("Content-Length")
+    if size and int(size) <= MEMORY_SIZE:
+        headers.pop("Expect", None)
 
 
 def _client_options(settings: S3Settings) -> dict[str, Any]:
@@ -167,12 +202,18 @@ def is_not_found(error: Exception) -> bool:
     return error_code(error) in ("404", "NoSuchKey", "NotFound")
 
 
+def is_taken(error: Exception) -> bool:
+    """Return whether an error says that there is such an object already, or that one is being made."""
+    return status(error) == 412 or status(error) == 409 and error_code(error) != "InvalidBucketState"
+
+
 def is_uncertain(error: Exception) -> bool:
     """Return whether a request that failed may have been carried out all the same."""
     from botocore.exceptions import ConnectionError, HTTPClientError
 
     # An error without an answer does not tell how often the request was made, so an earlier try may have got through.
-    return isinstance(error, (ConnectionError, HTTPClientError)) or status(error) >= 500 or was_repeated(error)
+    is_broken = isinstance(error, (ConnectionError, HTTPClientError))
+    return is_broken or status(error) >= 500 and status(error) != 501 or was_repeated(error)
 
 
 def is_permanent(error: ServiceError) -> bool:
@@ -260,6 +301,7 @@ _ADVICE: Mapping[str | int, str] = {
     403: _PERMISSION,
     404: "check STORE_S3_BUCKET and STORE_S3_ENDPOINT_URL",
     500: _LATER,
+    501: "this service does not know conditional writes (If-None-Match), without which uploads overwrite each other",
     502: _LATER,
     503: _LATER,
     504: _LATER,
@@ -268,6 +310,7 @@ _ADVICE: Mapping[str | int, str] = {
     "ConnectionClosedError": _LATER,
     "EndpointConnectionError": _CONNECTION,
     "InvalidRegionError": "check STORE_S3_REGION",
+    "FlexibleChecksumError": "its bytes arrived damaged, or are so at the service",
     "ParamValidationError": "check STORE_S3_BUCKET and STORE_S3_OBJECT_PARAMETERS",
     "RecursionError": _REGION,
     "ReadTimeoutError": "the service did not answer in time; it was tried several times; see STORE_S3_TIMEOUT",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from ..exceptions import ServiceError
+from .connection import UnexpectedAnswerError
+from .streams import SizedStream
 
 #: How often a reading that broke off goes on where it was, without a byte in between.
 MAX_TRIES = 3
@@ -23,50 +25,42 @@ class Body(Protocol):
     def close(self) -> None: ...
 
 
-class RangedStream(io.RawIOBase):
+class RangedStream(SizedStream):
     """Reads an object from its start on in one request; a seek makes another one, when bytes are asked for.
 
     :param body: The answer to the request that is open already, from the start of the object.
     :param size: Of the object, in bytes.
     :param fetch: Returns a body from a position to the end.
-    :param broken: The errors of a body that breaks off.
-    :param what: What is read, for the message of an error.
+    :param broken: The errors of a body that breaks off, after which it is fetched again.
+    :param translated: Returns a block that turns the other errors of a body into ones of ours.
     """
 
     def __init__(
-        self, body: Body, size: int, fetch: Callable[[int], Body], broken: tuple[type[Exception], ...], what: str
+        self,
+        body: Body,
+        size: int,
+        fetch: Callable[[int], Body],
+        broken: tuple[type[Exception], ...],
+        translated: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self._what = what
+        super().__init__(size)
         self._body: Body | None = body
-        self._size = size
         self._fetch = fetch
         self._broken = broken
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+        self._translated = translated
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        position = origin + offset
-        if position < 0:
-            raise ValueError(f"negative seek position {position}")
-        if position != self._position:
+        before = self._position
+        if super().seek(offset, whence) != before:
             self._let_go()
-            self._position = position
-        return position
-
-    def tell(self) -> int:
         return self._position
 
     def readinto(self, buffer: Any, /) -> int:
         left = self._size - self._position
         if left <= 0 or not len(buffer):
             return 0
-        content = self._read(min(len(buffer), left))
+        with self._translated():
+            content = self._read(min(len(buffer), left))
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)
@@ -78,14 +72,16 @@ class RangedStream(io.RawIOBase):
                 self._body = self._fetch(self._position)
             try:
                 content = self._body.read(size)
+                if self._position + len(content) == self._size:
+                    self._body.read(1)  # only then are checksums compared
             except self._broken as broken:
                 error = broken
             else:
                 if content:
                     return content
             self._let_go()
-        raise ServiceError(
-            f"could not read {self._what}: it broke off {MAX_TRIES} times at byte {self._position}; check the network"
+        raise UnexpectedAnswerError(
+            f"it broke off {MAX_TRIES} times at byte {self._position}; check the network"
         ) from error
 
     def _let_go(self) -> None:

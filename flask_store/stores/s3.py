@@ -6,6 +6,7 @@ import functools
 import heapq
 import importlib.util
 import io
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -17,7 +18,7 @@ from flask import Flask
 from werkzeug.datastructures import FileStorage
 
 from .. import naming, serving
-from ..config import MAX_URL_EXPIRES, S3GeventSettings, S3Settings
+from ..config import MAX_URL_EXPIRES, UPLOAD_ID, S3GeventSettings, S3Settings
 from ..exceptions import AlreadyExistsError, InvalidNameError, NotConfiguredError, NotFoundError, ServiceError
 from ..files import StoreFile
 from ..receiving import ReceivedFile
@@ -32,9 +33,6 @@ from .spool import Entry
 
 #: Longest object key S3 accepts, in bytes of UTF-8 (Amazon S3 User Guide, "Naming objects").
 MAX_KEY_SIZE = 1024
-
-#: The object's metadata that tells which upload made it.
-UPLOAD_ID = "flask-store-upload"
 
 # ACLs under which anyone may read an object, so that its URL needs no signature.
 _PUBLIC_ACLS = ("public-read", "public-read-write")
@@ -61,7 +59,8 @@ class S3Store(BaseStore):
     @staticmethod
     def app_defaults(app: Flask) -> None:
         app.config.setdefault("STORE_PATH", "")
-        app.config.setdefault("STORE_URL_PREFIX", app.config["STORE_PATH"])
+        path = app.config["STORE_PATH"]
+        app.config.setdefault("STORE_URL_PREFIX", os.fspath(path) if isinstance(path, os.PathLike) else path)
 
     @staticmethod
     def check_config(app: Flask) -> None:
@@ -74,13 +73,20 @@ class S3Store(BaseStore):
         shared: S3Connection = state.shared(S3Connection, connection.hub_of_sockets())
         return shared
 
+    @property
+    def _client(self) -> Any:
+        return self._connection.client
+
     def connect(self) -> Any:
-        """Return the boto3 client that all stores of this application and process share. No request is made."""
+        """Return the boto3 client that all stores of this application and process share.
+
+        It is made at the first use. No request is made to S3; boto3's own chain of credentials may ask others.
+        """
         with connection.translated_errors("set up a client of S3"):
             return self._connection.client
 
     def bucket(self, s3connection: Any) -> Any:
-        """Return the bucket as a boto3 resource, for what the store does not do. No request is made.
+        """Return the bucket as a boto3 resource, for what the store does not do. No request is made to S3.
 
         :param s3connection: What :meth:`connect` returned. The resource is for one thread.
         """
@@ -120,6 +126,10 @@ class S3Store(BaseStore):
         return connection.translated_errors(f"{verb} {key!r} in bucket {self.settings.bucket!r}")
 
     def exists(self, filename: str) -> bool:
+        """Return whether there is such a file, and False where there is no bucket: S3 does not tell the two apart.
+
+        :raises ServiceError: If the store cannot tell, as where S3 says 403.
+        """
         key = self._key(filename)
         with self._errors("look for", key):
             return self._head(key) is not None
@@ -128,7 +138,7 @@ class S3Store(BaseStore):
         from botocore.exceptions import ClientError
 
         try:
-            answer: dict[str, Any] = self.connect().head_object(**self._place(key))
+            answer: dict[str, Any] = self._client.head_object(**self._place(key))
         except ClientError as error:
             if connection.is_not_found(error):
                 return None
@@ -159,7 +169,8 @@ class S3Store(BaseStore):
             if self._put(name, content, upload_id):
                 return name
             name = naming.add_random(wanted)
-        raise AlreadyExistsError(wanted)
+        place = f"{self._key(wanted)!r} in bucket {self.settings.bucket!r}"
+        raise ServiceError(f"could not store {place}: the service says of {MAX_TRIES} names that they are taken")
 
     def _put(self, name: str, content: Source, upload_id: str) -> bool:
         """Store a file under a name; return False, with nothing done, if another file has it."""
@@ -168,7 +179,7 @@ class S3Store(BaseStore):
         key = self._key(name)
         with self._errors("store", key):
             try:
-                answer = self.connect().put_object(
+                answer = self._client.put_object(
                     **self._place(key),
                     **self._object_parameters(name, upload_id),
                     Body=content.part(0, content.size),
@@ -176,8 +187,7 @@ class S3Store(BaseStore):
                 )
                 connection.check_answer(answer, "ETag")
             except (BotoCoreError, ClientError) as error:
-                is_taken = connection.status(error) in (409, 412)
-                if is_taken and not connection.was_repeated(error):
+                if connection.is_taken(error) and not connection.was_repeated(error):
                     return False
                 # An earlier try may have stored the file, and only its answer have been lost.
                 owner = self._probable_owner(key) if connection.is_uncertain(error) else None
@@ -200,7 +210,7 @@ class S3Store(BaseStore):
 
     def _multipart_upload(self, key: str, may_be_others: bool) -> MultipartUpload:
         return MultipartUpload(
-            self.connect(),
+            self._client,
             self._place(key),
             with_checksums=not self.settings.endpoint_url,
             logger=self.app.logger,
@@ -234,22 +244,22 @@ class S3Store(BaseStore):
     def open(self, filename: str) -> BinaryIO:
         key = self._key(filename)
         with self._reading_errors(filename, key):
-            answer = self.connect().get_object(**self._place(key))
+            answer = self._client.get_object(**self._place(key))
             connection.check_answer(answer, "ETag")
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
 
         stream = RangedStream(
             answer["Body"],
             answer["ContentLength"],
             functools.partial(self._fetch, filename, key, answer["ETag"]),
-            (BotoCoreError, OSError),
-            f"{key!r} in bucket {self.settings.bucket!r}",
+            (HTTPClientError, IncompleteReadError, OSError),
+            functools.partial(self._errors, "read", key),
         )
         return io.BufferedReader(stream, BUFFER_SIZE)
 
     def _fetch(self, filename: str, key: str, etag: str, position: int) -> Body:
         with self._reading_errors(filename, key):
-            answer = self.connect().get_object(**self._place(key), Range=f"bytes={position}-", IfMatch=etag)
+            answer = self._client.get_object(**self._place(key), Range=f"bytes={position}-", IfMatch=etag)
             if position and not answer.get("ContentRange", "").startswith(f"bytes {position}-"):
                 answer["Body"].close()
                 raise connection.UnexpectedAnswerError("the service does not know ranges")
@@ -259,7 +269,7 @@ class S3Store(BaseStore):
     def delete(self, filename: str) -> None:
         key = self._key(filename)
         with self._errors("delete", key):
-            self.connect().delete_object(**self._place(key))
+            self._client.delete_object(**self._place(key))
 
     def stat(self, filename: str) -> FileStat:
         key = self._key(filename)
@@ -275,7 +285,7 @@ class S3Store(BaseStore):
             naming.check_path(below)
         root = f"{self.store_path}/" if self.store_path else ""
         with self._errors("list", root + prefix):
-            pages = self.connect().get_paginator("list_objects_v2")
+            pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.settings.bucket, Prefix=root + prefix):
                 connection.check_answer(page, "IsTruncated")
                 for found in page.get("Contents", []):
@@ -302,7 +312,7 @@ class S3Store(BaseStore):
 
     def presign(self, filename: str, expires_in: int | None = None, download_as: str | None = None) -> str:
         lifetime = self.settings.url_expires if expires_in is None else expires_in
-        if not isinstance(lifetime, int) or not 1 <= lifetime <= MAX_URL_EXPIRES:
+        if type(lifetime) is not int or not 1 <= lifetime <= MAX_URL_EXPIRES:
             raise ValueError(f"a URL works for 1 to {MAX_URL_EXPIRES} seconds, a whole number, not {lifetime}")
         key = self._key(filename)
         self.connect()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
 from typing import IO
 
+from ..exceptions import ServiceError
 from ..utils import rewind
 from .staging import file_descriptor
+from .streams import SizedStream
 
 #: Largest upload that is held in memory, in bytes.
 MEMORY_SIZE = 256 * 1024
@@ -51,28 +52,13 @@ class Source:
         return Part(self, start, size)
 
 
-class Part(io.RawIOBase):
+class Part(SizedStream):
     """A stream of some of the bytes of a source. Closing it does nothing to the source."""
 
     def __init__(self, source: Source, start: int, size: int) -> None:
+        super().__init__(size)
         self._source = source
         self._start = start
-        self._size = size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, origin + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
 
     def read(self, size: int | None = -1, /) -> bytes:
         left = max(0, self._size - self._position)
@@ -86,7 +72,10 @@ class Part(io.RawIOBase):
 
 @contextlib.contextmanager
 def opened(stream: IO[bytes]) -> Iterator[Source]:
-    """Return a block with the bytes of a stream, from its start if it can seek, else from where it is, to its end."""
+    """Return a block with the bytes of a stream, from its start if it can seek, else from where it is, to its end.
+
+    :raises ServiceError: If there is no room for a temporary copy, where one is needed.
+    """
     if _seeks_cheaply(stream):
         size = stream.seek(0, os.SEEK_END)
         stream.seek(0)
@@ -94,10 +83,16 @@ def opened(stream: IO[bytes]) -> Iterator[Source]:
         return
     rewind(stream)
     with tempfile.SpooledTemporaryFile(max_size=MEMORY_SIZE) as copy:
-        shutil.copyfileobj(stream, copy)
+        while content := stream.read(MAX_READ_SIZE):
+            try:
+                copy.write(content)
+            except OSError as error:
+                place = tempfile.gettempdir()
+                raise ServiceError(f"no room for a copy of an upload that cannot seek in {place}: {error}") from error
         yield Source(copy, copy.tell())
 
 
 def _seeks_cheaply(stream: IO[bytes]) -> bool:
     # Others may have to start anew to go back, as those that decompress, or may not seek at all.
-    return isinstance(stream, io.BytesIO | tempfile.SpooledTemporaryFile) or file_descriptor(stream) is not None
+    is_known = type(stream) is io.BytesIO or isinstance(stream, tempfile.SpooledTemporaryFile)
+    return is_known or file_descriptor(stream) is not None

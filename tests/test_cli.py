@@ -9,7 +9,7 @@ from io import BytesIO
 import pytest
 from flask import Request
 
-from flask_store import StoreFile
+from flask_store import ServiceError, StoreFile
 from flask_store.stores import BaseStore
 from flask_store.stores.local import LocalStore
 
@@ -135,4 +135,37 @@ def test_a_store_that_replaces_files_is_told(check, tmp_path):
 
     assert result.exit_code == 1
     assert "replaced the first" in result.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+class Forgetful(LocalStore):
+    """Keeps nothing of what is in a file."""
+
+    def save(self, file):
+        file.stream = BytesIO()
+        return super().save(file)
+
+
+def test_a_store_that_loses_bytes_is_told(check, tmp_path):
+    result = check(STORE_PROVIDER=f"{__name__}.Forgetful")
+
+    assert result.exit_code == 1
+    assert "does not have the bytes that were saved" in result.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+class SavesOnce(LocalStore):
+    """Has room for one file."""
+
+    def save(self, file):
+        if list(self.list()):
+            raise ServiceError("there is no more room")
+        return super().save(file)
+
+
+def test_nothing_stays_of_a_check_that_fails_half_way(check, tmp_path):
+    result = check(STORE_PROVIDER=f"{__name__}.SavesOnce")
+
+    assert result.exit_code == 1
+    assert "there is no more room" in result.stderr
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -57,12 +57,10 @@ class S3Connection:
 
     def presign(self, key: str, expires_in: int, **parameters: str) -> str:
         """Return a URL under which a browser gets an object for some seconds."""
-        with translated_errors(f"sign a URL of {key!r} in bucket {self._settings.bucket!r}"):
-            url: str = self.client.generate_presigned_url(
-                "get_object",
-                Params={"Bucket": self._settings.bucket, "Key": key, **parameters},
-                ExpiresIn=expires_in,
-            )
+        place = {"Bucket": self._settings.bucket, "Key": key}
+        url: str = self.client.generate_presigned_url(
+            "get_object", Params={**place, **parameters}, ExpiresIn=expires_in
+        )
         return url
 
     def steady_url(self, key: str, expires_in: int) -> str:

@@ -306,8 +306,8 @@ class S3Store(BaseStore):
         if self.settings.domain:
             return super().absolute_url(filename)
         key = self._key(filename)
-        self.connect()
-        url = self._connection.steady_url(key, self.settings.url_expires)
+        with self._errors("sign a URL of", key):
+            url = self._connection.steady_url(key, self.settings.url_expires)
         return url.partition("?")[0] if self.settings.acl in _PUBLIC_ACLS else url
 
     def presign(self, filename: str, expires_in: int | None = None, download_as: str | None = None) -> str:
@@ -315,9 +315,9 @@ class S3Store(BaseStore):
         if type(lifetime) is not int or not 1 <= lifetime <= MAX_URL_EXPIRES:
             raise ValueError(f"a URL works for 1 to {MAX_URL_EXPIRES} seconds, a whole number, not {lifetime}")
         key = self._key(filename)
-        self.connect()
         parameters = {} if download_as is None else {"ResponseContentDisposition": _attachment(download_as)}
-        return self._connection.presign(key, lifetime, **parameters)
+        with self._errors("sign a URL of", key):
+            return self._connection.presign(key, lifetime, **parameters)
 
 
 class S3GeventStore(S3Store):

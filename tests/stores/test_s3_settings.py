@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import s3_servers
@@ -44,6 +45,16 @@ def make_s3_app(make_app, **settings):
         ("STORE_S3_ACCESS_KEY", "two words"),
         ("STORE_S3_SECRET_KEY", "a line\n"),
         ("STORE_S3_SECRET_KEY", ["a list"]),
+        ("STORE_PATH", "my files"),
+        ("STORE_PATH", "a\\b"),
+        ("STORE_PATH", "a/../b"),
+        ("STORE_PATH", "a//b"),
+        ("STORE_PATH", "a?b"),
+        ("STORE_PATH", "line\nbreak"),
+        ("STORE_PATH", "\ud800"),
+        ("STORE_PATH", "a" * 201),
+        ("STORE_S3_OBJECT_PARAMETERS", {"Metadata": {"Flask-Store-Upload": "mine"}}),
+        ("STORE_S3_OBJECT_PARAMETERS", {"CacheControl": "schön"}),
         ("STORE_S3_BUCKET", "my bucket"),
         ("STORE_S3_BUCKET", 5),
         ("STORE_S3_REGION", "eu central 1"),
@@ -415,3 +426,12 @@ def test_one_extension_serves_applications_on_several_stores(tmp_path, make_app,
 
     assert [file.absolute_path() for file in saved] == [str(tmp_path / "local" / "uploads" / "a.txt"), "a.txt"]
     assert bucket.Object("a.txt").get()["Body"].read() == b"remote"
+
+
+@pytest.mark.parametrize("path", [Path("media"), "media", "media/", "/media"])
+def test_the_start_of_keys_may_be_written_in_several_ways(make_app, path):
+    with make_s3_app(make_app, STORE_PATH=path).app_context():
+        store = S3Store(destination="photos")
+
+        assert store.store_path == "media/photos"
+        assert store.relative_url("a.jpg") == "/media/photos/a.jpg"

@@ -35,11 +35,17 @@ def _local() -> Mapping[str, Any]:
 
 def _s3() -> Mapping[str, Any]:
     """Photos in the bucket that the environment names."""
-    missing = [name for name in S3_VARIABLES if not os.environ.get(name)]
-    if missing:
-        raise NotConfiguredError(f"the configuration 's3' wants in the environment: {', '.join(missing)}")
     # The rows of one store name no photos of another, so each has a database of its own.
-    return {**_on_s3(os.environ), "SQLALCHEMY_DATABASE_URI": "sqlite:///album-s3.sqlite"}
+    return {**_on_s3(_environment_for("s3")), "SQLALCHEMY_DATABASE_URI": "sqlite:///album-s3.sqlite"}
+
+
+def _s3_gevent() -> Mapping[str, Any]:
+    """Photos in the bucket that the environment names, where they go in the background."""
+    return {
+        **_on_s3(_environment_for("s3-gevent")),
+        "STORE_PROVIDER": "flask_store.stores.s3.S3GeventStore",
+        "SQLALCHEMY_DATABASE_URI": "sqlite:///album-s3-gevent.sqlite",
+    }
 
 
 def _s3_demo() -> Mapping[str, Any]:
@@ -47,6 +53,13 @@ def _s3_demo() -> Mapping[str, Any]:
     from . import demo
 
     return {**_on_s3(demo.start()), "SQLALCHEMY_DATABASE_URI": f"sqlite:///{demo.make_folder()}/album.sqlite"}
+
+
+def _environment_for(name: str) -> Mapping[str, str]:
+    missing = [variable for variable in S3_VARIABLES if not os.environ.get(variable)]
+    if missing:
+        raise NotConfiguredError(f"the configuration {name!r} wants in the environment: {', '.join(missing)}")
+    return os.environ
 
 
 def _on_s3(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -60,6 +73,7 @@ def _on_s3(environment: Mapping[str, str]) -> dict[str, Any]:
 CONFIGURATIONS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "local": _local,
     "s3": _s3,
+    "s3-gevent": _s3_gevent,
     "s3-demo": _s3_demo,
 }
 

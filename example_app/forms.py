@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from flask_wtf import FlaskForm
+from werkzeug.datastructures import FileStorage
 from wtforms import StringField
 from wtforms.validators import DataRequired, Length
 
@@ -23,12 +26,19 @@ class PictureForm(FlaskForm):
         destination="photos",
     )
 
+    def validate_photo(self, field: StoreFileField) -> None:
+        """Note what a new photo is called and how large it is, now that nobody has to be asked.
+
+        The store may give it another name, and to measure what is stored takes a request.
+        """
+        if isinstance(field.data, FileStorage):
+            self.filename, self.size = field.data.filename, field.data.stream.seek(0, os.SEEK_END)
+
     def populate_obj(self, obj: Picture) -> None:
-        """Also note name and size of a new photo."""
+        """Also set name and size of a new photo."""
         super().populate_obj(obj)
-        photo = self.photo.data
-        if photo != self.photo.existing:
-            obj.filename, obj.size = photo.filename, photo.size
+        if self.photo.data != self.photo.existing:
+            obj.filename, obj.size = self.filename, self.size
 
 
 class DeleteForm(FlaskForm):

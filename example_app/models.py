@@ -14,6 +14,9 @@ from flask_store.sqla import StoreFileType
 
 from .extensions import db
 
+#: What a database takes for a number at most.
+MAX_ID = 2**63 - 1
+
 
 class Picture(db.Model):
     """A photo and what the album tells of it: all that a page shows is in the row, so no page asks the store."""

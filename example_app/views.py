@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Flask, current_app, flash, redirect, render_template, url_for
+from flask import Blueprint, Flask, current_app, flash, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 from sqlalchemy import select
@@ -12,7 +12,7 @@ from flask_store import StoreError, StoreFile
 
 from .extensions import db, store
 from .forms import DeleteForm, PictureForm
-from .models import Picture
+from .models import MAX_ID, Picture
 
 album = Blueprint("album", __name__)
 
@@ -21,6 +21,18 @@ album = Blueprint("album", __name__)
 def index() -> ResponseReturnValue:
     pictures = db.session.scalars(select(Picture).order_by(Picture.created.desc(), Picture.id.desc())).all()
     return render_template("album.html", pictures=pictures)
+
+
+@album.get("/photos")
+def photos() -> ResponseReturnValue:
+    """Tell where the photos of some pictures are, null while one is on its way: what ``arrivals.js`` asks."""
+    ids = [id for id in request.args.getlist("id", type=int) if 0 < id <= MAX_ID]
+    pictures = db.session.scalars(select(Picture).where(Picture.id.in_(ids)))
+    answer = jsonify(
+        {picture.id: None if picture.photo.pending else picture.photo.absolute_url() for picture in pictures}
+    )
+    answer.cache_control.no_store = True
+    return answer
 
 
 @album.route("/add", methods=["GET", "POST"])
@@ -32,7 +44,7 @@ def add() -> ResponseReturnValue:
     return render_template("add.html", form=form)
 
 
-@album.route("/<int:id>/edit", methods=["GET", "POST"])
+@album.route(f"/<int(max={MAX_ID}):id>/edit", methods=["GET", "POST"])
 def edit(id: int) -> ResponseReturnValue:
     picture = db.get_or_404(Picture, id)
     before = picture.photo
@@ -44,7 +56,7 @@ def edit(id: int) -> ResponseReturnValue:
     return render_template("edit.html", form=form, picture=picture)
 
 
-@album.route("/<int:id>/delete", methods=["GET", "POST"])
+@album.route(f"/<int(max={MAX_ID}):id>/delete", methods=["GET", "POST"])
 def delete(id: int) -> ResponseReturnValue:
     picture = db.get_or_404(Picture, id)
     form = DeleteForm()
@@ -78,7 +90,7 @@ def discard(photo: StoreFile) -> None:
 
 def shown_in_album(picture: Picture) -> ResponseReturnValue:
     message = Markup('“{}” is in the album. <a class="alert-link" href="{}">See the photo</a>')
-    flash(message.format(picture.title, picture.photo.absolute_url()), "success")
+    flash(message.format(picture.title, url_for(".index", _anchor=f"picture-{picture.id}")), "success")
     return redirect(url_for(".index"))
 
 

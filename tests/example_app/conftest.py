@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import s3_servers
 import skimage
+import slow_proxy
 from flask import Flask
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import Client, TestResponse, encode_multipart
@@ -57,22 +58,32 @@ class Place:
 
 @pytest.fixture(params=["local", "moto", pytest.param("ceph", marks=pytest.mark.ceph)])
 def kind(request: pytest.FixtureRequest) -> str:
-    """What the album runs on: a test that wants one kind alone parametrises this."""
+    """What the album runs on: a test that wants one kind alone, or photos in the background, parametrises this."""
     kind: str = request.param
     return kind
 
 
 @pytest.fixture
 def s3(request: pytest.FixtureRequest, kind: str) -> s3_servers.S3Server:
-    server: s3_servers.S3Server = request.getfixturevalue(kind)
+    server: s3_servers.S3Server = request.getfixturevalue("moto" if kind == "background" else kind)
     return server
+
+
+@pytest.fixture
+def proxy(s3: s3_servers.S3Server) -> Iterator[slow_proxy.SlowProxy]:
+    """What is between an album that sends its photos in the background and S3."""
+    with slow_proxy.in_front_of(s3.endpoint_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest, kind: str, instance: Path) -> Place:
     if kind == "local":
         return _local_place(instance / "uploads")
-    return _s3_place(request.getfixturevalue("s3"), request.getfixturevalue("bucket"))
+    s3, bucket = request.getfixturevalue("s3"), request.getfixturevalue("bucket")
+    if kind == "background":
+        return _s3_place(s3, bucket, "s3-gevent", request.getfixturevalue("proxy").url)
+    return _s3_place(s3, bucket, "s3", s3.endpoint_url)
 
 
 def _local_place(root: Path) -> Place:
@@ -82,16 +93,16 @@ def _local_place(root: Path) -> Place:
     return Place("local", {}, "/uploads/", stored)
 
 
-def _s3_place(server: s3_servers.S3Server, bucket: Any) -> Place:
+def _s3_place(server: s3_servers.S3Server, bucket: Any, configuration: str, endpoint: str) -> Place:
     environment = {
-        "S3_ENDPOINT": server.endpoint_url,
+        "S3_ENDPOINT": endpoint,
         "S3_ACCESS_KEY": server.access_key,
         "S3_SECRET_KEY": server.secret_key,
         "S3_REGION": server.region,
         "S3_BUCKET": bucket.name,
     }
-    url = f"{server.endpoint_url}/{bucket.name}/"
-    return Place("s3", environment, url, lambda: [found.key for found in bucket.objects.all()])
+    url = f"{endpoint}/{bucket.name}/"
+    return Place(configuration, environment, url, lambda: [found.key for found in bucket.objects.all()])
 
 
 @pytest.fixture

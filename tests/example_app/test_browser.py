@@ -5,19 +5,25 @@ from __future__ import annotations
 import http.client
 import importlib.resources
 import os
-import re
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import slow_proxy
 from playwright.sync_api import Browser, Locator, Page, expect
+from s3_servers import wait_until
 
 pytestmark = pytest.mark.browser
+
+on_disk = pytest.mark.parametrize("kind", ["local"], indirect=True)
+in_background = pytest.mark.parametrize("kind", ["background"], indirect=True)
 
 expect.set_options(timeout=30_000)
 
@@ -26,8 +32,12 @@ ROOT = Path(__file__).parent.parent.parent
 # Seconds until a server or a page must have answered.
 PATIENCE = 30
 
-# As in production, but for its own import path: the album is not installed, the package that it uses is.
+ON_ITS_WAY = "On its way to the store…"
+
+# As in production, but for its own import path: the album is not installed, the package that it uses is. The policy is
+# as strict as it can be; what it forbids is told in the console.
 APPLICATION = """
+import os
 import sys
 
 import flask_store
@@ -37,15 +47,41 @@ sys.path.append({root!r})
 from example_app import create_app
 
 application = create_app({configuration!r}, instance_path={instance!r})
+
+
+@application.after_request
+def add_headers(response):
+    response.headers["Content-Security-Policy"] = {policy!r}
+    response.headers["Worker"] = str(os.getpid())
+    return response
 """
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self' data: {photos}; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types"
+)
 
 
 @pytest.fixture
-def address(tmp_path: Path, instance: Path, place: Any, environment: pytest.MonkeyPatch) -> Iterator[str]:
+def worker_class() -> str:
+    """What gunicorn has for workers: a test that wants another parametrises this."""
+    return "sync"
+
+
+@pytest.fixture
+def address(
+    tmp_path: Path, instance: Path, place: Any, environment: pytest.MonkeyPatch, worker_class: str
+) -> Iterator[str]:
     """The URL of an album with nothing in it, in gunicorn."""
-    application = APPLICATION.format(root=str(ROOT), configuration=place.configuration, instance=str(instance))
+    application = APPLICATION.format(
+        root=str(ROOT),
+        configuration=place.configuration,
+        instance=str(instance),
+        policy=POLICY.format(photos=place.environment.get("S3_ENDPOINT", "")),
+    )
     (tmp_path / "wsgi.py").write_text(application)
-    (tmp_path / "gunicorn.conf.py").write_text("workers = 2\ncontrol_socket_disable = True\n")
+    settings = f"workers = 2\nworker_class = {worker_class!r}\ncontrol_socket_disable = True\n"
+    (tmp_path / "gunicorn.conf.py").write_text(settings)
     with socket.create_server(("127.0.0.1", 0)) as listener, (tmp_path / "gunicorn.log").open("wb") as log:
         port = listener.getsockname()[1]
         command = [sys.executable, "-m", "gunicorn", "wsgi", "--bind", f"fd://{listener.fileno()}"]
@@ -142,6 +178,17 @@ def fetch_image(page: Page, title: str) -> bytes:
     return page.request.get(page.get_by_alt_text(title, exact=True).get_attribute("src")).body()
 
 
+def watch(page: Page) -> tuple[list[str], list[str]]:
+    """Return the URLs that a page asks for, and what goes wrong in it, from now on."""
+    requested, complaints = [], []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("requestfailed", lambda request: complaints.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    return requested, complaints
+
+
+@on_disk
 def test_a_photograph_with_a_japanese_name_is_added_and_seen(page, photograph, stored):
     photo = photograph("rocket.jpg", "旅行の写真.jpg")
 
@@ -155,15 +202,23 @@ def test_a_photograph_with_a_japanese_name_is_added_and_seen(page, photograph, s
     assert stored() == ["photos/旅行の写真.jpg"]
 
 
-def test_the_link_in_the_message_opens_the_photograph(page, photograph, address, place):
-    add(page, "Lift-off", photograph("rocket.jpg", "旅行の写真.jpg"))
+@on_disk
+def test_the_link_in_the_message_leads_to_the_card_of_the_photograph(page, photograph):
+    for title in ("First", "Second", "Third"):
+        add(page, title, photograph("rocket.jpg"))
+        expect(card(page, title)).to_be_visible()
+    page.set_viewport_size({"width": 400, "height": 600})
+    edit(page, "First", new_title="Lift-off")
+    expect(card(page, "Lift-off")).not_to_be_in_viewport()
 
     page.get_by_role("link", name="See the photo").click()
 
-    page.wait_for_url(re.compile(f"^({address})?{place.url}photos/"))
-    assert page.evaluate("[document.images.length, document.images[0].naturalWidth]") == [1, 640]
+    expect(card(page, "Lift-off")).to_be_in_viewport(ratio=0.9)
+    expect(card(page, "Lift-off")).to_be_focused()
+    assert size_of_image(page, "Lift-off") == (640, 427)
 
 
+@on_disk
 def test_photographs_far_down_the_page_are_loaded_when_they_are_scrolled_to(page, photograph):
     sizes = {"rocket.jpg": (640, 427), "coffee.png": (600, 400), "chelsea.png": (451, 300), "astronaut.png": (512, 512)}
     for name in sizes:
@@ -177,7 +232,11 @@ def test_photographs_far_down_the_page_are_loaded_when_they_are_scrolled_to(page
     assert seen == sizes
 
 
-def test_a_photograph_of_several_megabytes_is_added_seen_replaced_and_deleted(page, blue_marble, photograph, stored):
+def test_a_photograph_is_added_seen_replaced_and_deleted_and_nothing_but_photographs_comes_from_elsewhere(
+    page: Page, address: str, place: Any, blue_marble: Path, photograph: Callable[..., Path]
+) -> None:
+    requested, complaints = watch(page)
+
     add(page, "The Earth", blue_marble)
 
     expect(card(page, "The Earth")).to_contain_text("青い地球.jpg")
@@ -185,22 +244,21 @@ def test_a_photograph_of_several_megabytes_is_added_seen_replaced_and_deleted(pa
     assert size_of_image(page, "The Earth") == (5400, 2700)
     assert fetch_image(page, "The Earth") == blue_marble.read_bytes()
 
-    edit(page, "The Earth", photo=photograph("hubble_deep_field.jpg"))
+    edit(page, "The Earth", new_title="The Universe", photo=photograph("hubble_deep_field.jpg"))
 
-    expect(card(page, "The Earth")).to_contain_text("hubble_deep_field.jpg")
-    assert size_of_image(page, "The Earth") == (1000, 872)
+    expect(card(page, "The Universe")).to_contain_text("hubble_deep_field.jpg")
+    assert size_of_image(page, "The Universe") == (1000, 872)
 
-    edit(page, "The Earth", photo=blue_marble)
-
-    expect(card(page, "The Earth")).to_contain_text("青い地球.jpg")
-    assert size_of_image(page, "The Earth") == (5400, 2700)
-
-    delete(page, "The Earth")
+    delete(page, "The Universe")
 
     expect(page.get_by_text("No photos yet")).to_be_visible()
-    assert stored() == []
+    assert place.stored() == []
+    assert any(url.endswith("bootstrap.min.css") for url in requested)
+    assert [url for url in requested if not url.startswith((f"{address}/", f"{place.url}photos/", "data:"))] == []
+    assert complaints == []
 
 
+@on_disk
 def test_another_photograph_takes_the_place_of_the_old_one(page, photograph, stored):
     chelsea = photograph("chelsea.png", "猫.png")
     add(page, "Holiday", photograph("coffee.png", "旅行の写真.png"))
@@ -213,6 +271,7 @@ def test_another_photograph_takes_the_place_of_the_old_one(page, photograph, sto
     assert stored() == ["photos/猫.png"]
 
 
+@on_disk
 def test_a_new_title_leaves_the_photograph_in_its_place(page, photograph, stored):
     coffee = photograph("coffee.png", "旅行の写真.png")
     add(page, "Coffee", coffee)
@@ -225,6 +284,7 @@ def test_a_new_title_leaves_the_photograph_in_its_place(page, photograph, stored
     assert stored() == ["photos/旅行の写真.png"]
 
 
+@on_disk
 def test_the_edit_page_shows_the_photograph_before_and_after_an_error(page, photograph, tmp_path, stored):
     notes = tmp_path / "notes.txt"
     notes.write_text("no photograph")
@@ -240,6 +300,7 @@ def test_the_edit_page_shows_the_photograph_before_and_after_an_error(page, phot
     assert stored() == ["photos/coffee.png"]
 
 
+@on_disk
 def test_a_text_file_is_refused_beside_the_field_and_nothing_is_stored(page, tmp_path, stored):
     notes = tmp_path / "メモ.txt"
     notes.write_text("no photograph")
@@ -256,6 +317,7 @@ def test_a_text_file_is_refused_beside_the_field_and_nothing_is_stored(page, tmp
     expect(page.get_by_text("No photos yet")).to_be_visible()
 
 
+@on_disk
 def test_the_browser_asks_for_the_fields_that_are_required_and_offers_photographs_alone(page, photograph):
     page.goto("/add")
     added = page.get_by_label("Photo")
@@ -270,6 +332,7 @@ def test_the_browser_asks_for_the_fields_that_are_required_and_offers_photograph
     assert page.get_by_label("Photo").get_attribute("required") is None
 
 
+@on_disk
 def test_a_file_above_the_limit_gets_a_friendly_page(page, tmp_path, stored):
     huge = tmp_path / "huge.jpg"
     with huge.open("wb") as file:
@@ -283,6 +346,7 @@ def test_a_file_above_the_limit_gets_a_friendly_page(page, tmp_path, stored):
     expect(page.get_by_role("heading", name="Add a photo")).to_be_visible()
 
 
+@on_disk
 def test_a_deleted_photograph_is_gone_from_page_and_store(page, photograph, stored):
     add(page, "Coffee", photograph("coffee.png"))
     add(page, "Chelsea", photograph("chelsea.png"))
@@ -295,22 +359,81 @@ def test_a_deleted_photograph_is_gone_from_page_and_store(page, photograph, stor
     assert stored() == ["photos/chelsea.png"]
 
 
-def test_no_page_loads_anything_but_photographs_from_outside_or_meets_an_error(
-    page: Page, address: str, place: Any, photograph: Callable[..., Path]
+def pages_of_all_workers(address: str, count: int) -> list[str]:
+    """Return the album as each of gunicorn's workers shows it."""
+    pages: dict[str, str] = {}
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + PATIENCE
+
+    def open_album(_: int) -> tuple[str, str]:
+        with opener.open(address, timeout=PATIENCE) as answer:
+            return answer.headers["Worker"], answer.read().decode()
+
+    with ThreadPoolExecutor(4) as visitors:
+        while len(pages) < count:
+            assert time.monotonic() < deadline, f"only {len(pages)} workers answer"
+            pages.update(visitors.map(open_album, range(4)))
+    return list(pages.values())
+
+
+@in_background
+@pytest.mark.parametrize("worker_class", ["sync", "gevent"])
+def test_a_photograph_on_its_way_says_so_and_shows_itself_when_it_has_arrived(
+    page: Page, address: str, place: Any, proxy: slow_proxy.SlowProxy, photograph: Callable[..., Path]
 ) -> None:
-    requested, complaints = [], []
-    page.on("request", lambda request: requested.append(request.url))
-    page.on("requestfailed", lambda request: complaints.append(request.url))
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    _, complaints = watch(page)
+    rocket = photograph("rocket.jpg", "旅行の写真.jpg")
+    add(page, "Chelsea", photograph("chelsea.png"))
+    assert size_of_image(page, "Chelsea") == (451, 300)
 
-    add(page, "Coffee", photograph("coffee.png"))
-    assert size_of_image(page, "Coffee") == (600, 400)
-    edit(page, "Coffee", new_title="More coffee")
-    expect(card(page, "More coffee")).to_be_visible()
-    delete(page, "More coffee")
-    expect(page.get_by_text("No photos yet")).to_be_visible()
+    proxy.hold()
+    add(page, "Lift-off", rocket)
 
-    assert any(url.endswith("bootstrap.min.css") for url in requested)
-    assert [url for url in requested if not url.startswith((f"{address}/", f"{place.url}photos/", "data:"))] == []
+    expect(card(page, "Lift-off").get_by_text(ON_ITS_WAY)).to_be_visible()
+    expect(card(page, "Lift-off")).to_contain_text("109.9 KiB")
+    expect(card(page, "Lift-off").get_by_role("img")).to_have_count(0)
+    expect(card(page, "Chelsea").get_by_text(ON_ITS_WAY)).to_have_count(0)
+    assert [text.count(ON_ITS_WAY) for text in pages_of_all_workers(address, 2)] == [1, 1]
+
+    page.evaluate("window.isSamePage = true")
+    with page.expect_response(lambda response: "/photos?" in response.url) as answer:
+        pass
+    assert list(answer.value.json().values()) == [None]
+    expect(card(page, "Lift-off").get_by_text(ON_ITS_WAY)).to_be_visible()
+    proxy.release()
+
+    expect(page.get_by_alt_text("Lift-off", exact=True)).to_be_visible()
+    assert size_of_image(page, "Lift-off") == (640, 427)
+    assert page.evaluate("window.isSamePage") is True
+    expect(page.get_by_text(ON_ITS_WAY)).to_have_count(0)
+    assert fetch_image(page, "Lift-off") == rocket.read_bytes()
+    link = card(page, "Lift-off").get_by_role("link", name="Lift-off")
+    assert link.get_attribute("href") == page.get_by_alt_text("Lift-off", exact=True).get_attribute("src")
     assert complaints == []
+
+
+@in_background
+def test_a_page_stops_to_ask_for_a_photograph_that_does_not_arrive_and_says_so(
+    page: Page, proxy: slow_proxy.SlowProxy, photograph: Callable[..., Path]
+) -> None:
+    questions = []
+    page.on("request", lambda request: questions.append(request.url) if "/photos?" in request.url else None)
+    page.clock.install()
+    proxy.hold()
+    add(page, "Coffee", photograph("coffee.png"))
+    expect(page.get_by_text(ON_ITS_WAY)).to_be_visible()
+
+    deadline = time.monotonic() + PATIENCE
+    while page.get_by_text(ON_ITS_WAY).is_visible():
+        assert time.monotonic() < deadline, f"it asked {len(questions)} times"
+        page.clock.fast_forward(30_000)
+    asked = len(questions)
+    page.clock.fast_forward("24:00:00")
+
+    expect(card(page, "Coffee")).to_contain_text("Still on its way. Reload the page to look again.")
+    assert 10 <= asked <= 50
+    assert len(questions) == asked
+    proxy.release()
+    wait_until(lambda: page.request.get("/photos?id=1").json()["1"] is not None)
+    page.reload()
+    assert size_of_image(page, "Coffee") == (600, 400)

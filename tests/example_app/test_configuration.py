@@ -12,8 +12,9 @@ import pytest
 from example_app import create_app
 from example_app.extensions import db
 from example_app.models import Picture
-from flask_store import NotConfiguredError, StoreFile
+from flask_store import NotConfiguredError, Provider, StoreFile
 from flask_store.config import S3Settings
+from flask_store.stores.s3 import S3GeventStore, S3Store
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -43,7 +44,7 @@ S3_VARIABLES = {
 }
 
 
-@pytest.mark.parametrize("known", ["local", "s3", "s3-demo"])
+@pytest.mark.parametrize("known", ["local", "s3", "s3-gevent", "s3-demo"])
 def test_an_unknown_configuration_is_refused_and_the_known_ones_are_named(known, instance):
     with pytest.raises(ValueError, match=f"'cloud'.*: .*\\b{known}\\b"):
         create_app("cloud", instance_path=str(instance))
@@ -114,6 +115,7 @@ def test_workers_that_start_at_once_share_one_album_and_one_secret_key(place, in
     assert answers == [f"200 {(instance / 'secret_key').read_text()}\n"] * 4
 
 
+@pytest.mark.parametrize("configuration", ["s3", "s3-gevent"], scope="class")
 class TestS3:
     @pytest.fixture
     def variables(self, environment):
@@ -122,12 +124,12 @@ class TestS3:
         return environment
 
     @pytest.fixture
-    def make(self, instance):
+    def make(self, instance, configuration):
         """Return a function that makes the album on the S3 that the environment names."""
         made = []
 
         def make():
-            made.append(create_app("s3", instance_path=str(instance)))
+            made.append(create_app(configuration, instance_path=str(instance)))
             return made[-1]
 
         yield make
@@ -135,7 +137,9 @@ class TestS3:
             with app.app_context():
                 db.engine.dispose()
 
-    def test_all_variables_that_are_missing_are_named_at_once_and_nothing_is_made(self, variables, make, instance):
+    def test_all_variables_that_are_missing_are_named_at_once_and_nothing_is_made(
+        self, variables, make, instance, configuration
+    ):
         for name in ("S3_SECRET_KEY", "S3_BUCKET"):
             variables.delenv(name)
 
@@ -144,6 +148,7 @@ class TestS3:
 
         message = str(caught.value)
         assert [name for name in S3_VARIABLES if name in message] == ["S3_SECRET_KEY", "S3_BUCKET"]
+        assert f"the configuration {configuration!r}" in message
         assert S3_VARIABLES["S3_ACCESS_KEY"] not in message
         assert not instance.exists()
 
@@ -198,3 +203,35 @@ class TestS3:
             db.engine.dispose()
 
         assert "No photos yet" in make().test_client().get("/").text
+
+    def test_the_rows_of_the_other_album_on_s3_are_not_shown(self, variables, make, instance, configuration):
+        other = create_app({"s3": "s3-gevent", "s3-gevent": "s3"}[configuration], instance_path=str(instance))
+        with other.app_context():
+            db.session.add(Picture(title="Elsewhere", photo=StoreFile("a.png", "photos"), filename="a.png", size=1))
+            db.session.commit()
+            db.engine.dispose()
+
+        assert "No photos yet" in make().test_client().get("/").text
+
+
+@pytest.mark.parametrize(("configuration", "provider"), [("s3", S3Store), ("s3-gevent", S3GeventStore)])
+def test_each_configuration_on_s3_has_a_store_of_its_kind(configuration, provider, environment, instance):
+    for name, value in S3_VARIABLES.items():
+        environment.setenv(name, value)
+
+    app = create_app(configuration, instance_path=str(instance))
+
+    with app.app_context():
+        db.engine.dispose()
+        assert type(Provider()) is provider
+
+
+def test_an_album_that_nobody_uses_yet_makes_no_spool(environment, instance):
+    for name, value in S3_VARIABLES.items():
+        environment.setenv(name, value)
+
+    app = create_app("s3-gevent", instance_path=str(instance))
+
+    with app.app_context():
+        db.engine.dispose()
+    assert sorted(path.name for path in instance.iterdir()) == ["album-s3-gevent.sqlite", "secret_key"]

@@ -9,12 +9,14 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
-from example_app.extensions import db
+from example_app.extensions import db, store
 from example_app.models import Picture
 from flask_store import StoreFile
 
 on_disk = pytest.mark.parametrize("kind", ["local"], indirect=True)
 on_s3 = pytest.mark.parametrize("kind", ["moto", pytest.param("ceph", marks=pytest.mark.ceph)], indirect=True)
+
+SCRIPT = '<script defer src="/static/arrivals.js" data-url="/photos"></script>'
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ class TestAlbum:
         for url in ("/", "/1/edit", "/1/delete"):
             page = visitor.open(url).text
             assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-            assert "<script" not in page
+            assert "<script>" not in page
             assert "<b>" not in page
 
     @pytest.mark.parametrize("url", ["/", "/add", "/1/edit", "/1/delete", "/no-such-page"])
@@ -104,14 +106,16 @@ class TestAlbum:
 
         page = visitor.open(url).text
 
-        assert not re.search(r"<script|<style|\sstyle=|\son\w+=|javascript:", page)
+        assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", page)
+        assert re.findall("<script.*</script>|<script.*", page) == [SCRIPT]
         addresses = re.findall(r'(?:src|href|action)="([^"]*)"', page)
         assert addresses
         others = [address for address in addresses if not address.startswith(place.url)]
         assert [address for address in others if not re.match(r"(/(?!/)|$)", address)] == []
 
-    def test_a_page_that_is_not_there_leads_back_to_the_album(self, visitor):
-        response = visitor.open("/7/edit")
+    @pytest.mark.parametrize("url", ["/7/edit", "/99999999999999999999/edit", "/99999999999999999999/delete"])
+    def test_a_page_that_is_not_there_leads_back_to_the_album(self, url, visitor):
+        response = visitor.open(url)
 
         assert response.status_code == 404
         assert "There is nothing here" in response.text
@@ -131,14 +135,27 @@ class TestAdd:
         assert visitor.fetch(image_urls(page)[0]) == photo.read_bytes()
         assert stored() == ["photos/旅行の写真.png"]
 
-    def test_a_message_links_to_the_stored_photo_once(self, visitor, photograph):
-        photo = photograph("coffee.png")
+    def test_a_message_links_once_to_the_card_of_the_photo(self, visitor, photograph):
+        visitor.send("/add", photograph("chelsea.png"), title="Chelsea")
 
-        page = visitor.send("/add", photo, title="Tea & coffee").text
+        page = visitor.send("/add", photograph("coffee.png"), title="Tea & coffee").text
 
-        link = re.search(r'“Tea &amp; coffee” is in the album. <a class="alert-link" href="([^"]+)">', page)
-        assert visitor.fetch(html.unescape(link[1])) == photo.read_bytes()
+        link = re.search(r'“Tea &amp; coffee” is in the album. <a class="alert-link" href="/#([^"]+)">', page)
+        card = re.search(f'<article [^>]*id="{link[1]}".*?</article>', page, re.DOTALL)
+        assert "Tea &amp; coffee" in card[0]
+        assert "Chelsea" not in card[0]
         assert "is in the album" not in visitor.open().text
+
+    @on_s3
+    def test_adding_a_photo_is_one_request_to_s3(self, album, visitor, photograph, place):
+        requests = []
+        with album.app_context():
+            events = store.Provider().connect().meta.events
+        events.register("before-send", lambda request, **_: requests.append((request.method, request.url)))
+
+        visitor.send("/add", photograph("coffee.png"), title="Coffee")
+
+        assert requests == [("PUT", f"{place.url}photos/coffee.png")]
 
     def test_two_photos_of_one_name_are_two_photos(self, visitor, photograph, stored):
         first = photograph("coffee.png", "photo.png").read_bytes()
@@ -146,6 +163,7 @@ class TestAdd:
 
         page = visitor.send("/add", photograph("chelsea.png", "photo.png"), title="Two").text
 
+        assert page.count(">photo.png<") == 2
         newer, older = (visitor.fetch(url) for url in image_urls(page))
         assert newer != older == first
         assert len(stored()) == 2
@@ -214,6 +232,17 @@ class TestAdd:
         assert "no-such-bucket" not in page
         assert "NoSuchBucket" in caplog.text
         assert titles() == []
+
+    @on_s3
+    def test_what_the_browser_keeps_of_the_session_opens_no_photo(self, album, visitor, photograph):
+        token = re.search(r'name="csrf_token" type="hidden" value="([^"]+)"', visitor.open("/add").text)[1]
+        with photograph("coffee.png").open("rb") as photo:
+            form = {"csrf_token": token, "title": "Coffee", "photo": photo}
+            visitor.client.post("/add", data=form)
+
+        with visitor.client.session_transaction() as session:
+            assert "is in the album" in str(session["_flashes"])
+            assert "X-Amz-" not in str(session)
 
     def test_a_failed_commit_leaves_no_file_behind(self, visitor, photograph, stored, titles, refuse):
         refuse("INSERT")

@@ -8,9 +8,11 @@ from markupsafe import Markup
 from wtforms.fields import Field
 from wtforms.widgets import FileInput
 
+from ..files import StoreFile
+
 
 class StoreFileInput(FileInput):
-    """Renders a file input, with a link to the existing file in front if there is one.
+    """Renders a file input, with a link to the existing file in front if there is one, or its name while it is pending.
 
     With an existing file the input is not ``required``, even if a macro says so: the visitor may keep it.
     """
@@ -20,5 +22,10 @@ class StoreFileInput(FileInput):
         if existing is None:
             return super().__call__(field, **kwargs)
         kwargs["required"] = False
-        link = Markup('<a class="store-file" href="{}">{}</a>').format(existing.absolute_url(), existing.filename)
-        return link + Markup(" ") + super().__call__(field, **kwargs)
+        return _shown(existing) + Markup(" ") + super().__call__(field, **kwargs)
+
+
+def _shown(file: StoreFile) -> Markup:
+    if file.pending:
+        return Markup('<span class="store-file">{}</span>').format(file.filename)
+    return Markup('<a class="store-file" href="{}">{}</a>').format(file.absolute_url(), file.filename)

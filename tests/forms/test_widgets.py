@@ -3,11 +3,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import s3_servers
 from flask_wtf import FlaskForm
 from wtforms import StringField
 from wtforms.validators import DataRequired, InputRequired
 
-from flask_store import StoreFile
+from flask_store import Provider, StoreFile
 from flask_store.forms import FileAllowed, FileRequired, StoreFileField
 
 
@@ -46,6 +47,17 @@ class TestWithAnExistingFile:
             '<a class="store-file" href="/uploads/photos/sea.jpg">sea.jpg</a> '
             '<input accept=".jpg,.png" id="photo" name="photo" type="file">'
         )
+
+    def test_a_file_on_its_way_is_named_and_not_linked(self, make_app, upload):
+        # Nothing takes connections there.
+        server = s3_servers.S3Server("none", "http://127.0.0.1:9", "key", "secret").settings("album")
+        settings = {**server, "STORE_PROVIDER": "flask_store.stores.s3.S3GeventStore", "STORE_DRAIN_TIMEOUT": 0}
+        with make_app(**settings).test_request_context():
+            saved = Provider().save(upload(filename="<sea>.jpg"))
+            html = PhotoForm(obj=SimpleNamespace(photo=saved)).photo()
+            saved.delete()
+
+        assert html.startswith(f'<span class="store-file">{saved.filename}</span> <input ')
 
     def test_the_link_is_escaped(self, get):
         row = SimpleNamespace(photo="a & 'b' 100%.jpg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import boto3.session
+import botocore.loaders
 import pytest
 import s3_servers
 from flask import Flask
@@ -101,21 +103,33 @@ def s3(request: pytest.FixtureRequest) -> s3_servers.S3Server:
     return server
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_descriptions() -> Iterator[None]:
+    """Have boto3 read its long descriptions of services once: each application's client would read them anew."""
+    loader = botocore.loaders.create_loader()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.session.create_loader", lambda *_: loader)
+        yield
+
+
 @pytest.fixture(scope="session")
-def s3_session() -> boto3.session.Session:
-    """What makes boto3 clients: the first one reads long descriptions."""
+def s3_session(shared_descriptions: None) -> boto3.session.Session:
+    """What makes the boto3 clients that look at what the package under test has done."""
     return boto3.session.Session()
 
 
+@pytest.fixture(scope="session")
+def s3_resource(s3_session: boto3.session.Session) -> Callable[[s3_servers.S3Server], Any]:
+    """Return a function that gives a server's boto3 resource, the same one each time."""
+    return functools.cache(lambda server: server.resource(s3_session))
+
+
 @pytest.fixture
-def bucket(s3: s3_servers.S3Server, s3_session: boto3.session.Session) -> Iterator[Any]:
-    """An empty bucket, as a boto3 resource; it is deleted with all that is in it."""
-    bucket = s3.resource(s3_session).create_bucket(Bucket=f"test-{uuid.uuid4()}")
+def bucket(s3: s3_servers.S3Server, s3_resource: Callable[[s3_servers.S3Server], Any]) -> Iterator[Any]:
+    """An empty bucket, as a boto3 resource. It ends with its server; only its objects, which take memory, go before."""
+    bucket = s3_resource(s3).create_bucket(Bucket=f"test-{uuid.uuid4()}")
     yield bucket
-    for upload in bucket.multipart_uploads.all():
-        upload.abort()
     bucket.objects.all().delete()
-    bucket.delete()
 
 
 @pytest.fixture

@@ -11,13 +11,15 @@ import pytest
 
 from flask_store.stores.local import LocalStore
 
-# The start of every program that a test runs in a process of its own. It works on the same directory as ``app``.
+# The start of every program that a test runs in a process of its own. Its settings come from the environment.
 PROGRAM_START = """
-import io, json, os, sys
+import hashlib, io, json, os, sys, tempfile, threading
+from concurrent.futures import ThreadPoolExecutor
 from flask import Flask
 from werkzeug.datastructures import FileStorage
 from flask_store import ServiceError, Store
 from flask_store.stores.local import LocalStore
+from flask_store.stores.s3 import S3Store
 
 app = Flask("child", instance_path=sys.argv[1])
 app.config.from_prefixed_env()
@@ -46,13 +48,15 @@ def staging(request, monkeypatch):
 
 @pytest.fixture
 def start_program(app, tmp_path):
-    """Return a function that starts a Python program on the directory of ``app``'s store; it ends with the test."""
+    """Return a function that starts a Python program, on ``app``'s directory; it ends with the test."""
     with ExitStack() as running:
 
-        def start(program, *arguments):
+        def start(program, *arguments, **settings):
+            environment = {f"FLASK_{name}": str(value) for name, value in settings.items()}
             process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM_START + program, app.instance_path, *arguments],
                 cwd=tmp_path,
+                env={**os.environ, **environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -62,6 +66,12 @@ def start_program(app, tmp_path):
             return process
 
         yield start
+
+
+@pytest.fixture
+def no_pause(monkeypatch):
+    """Have botocore repeat a request at once: how long it waits is its own affair."""
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0)
 
 
 @pytest.fixture

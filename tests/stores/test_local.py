@@ -35,7 +35,7 @@ class TestLocalStoreWithoutWhatPosixHas(StoreContract):
     @pytest.fixture
     def store(self, app, monkeypatch):
         monkeypatch.setattr("os.O_TMPFILE", 0, raising=False)
-        monkeypatch.setattr("flask_store.stores.staging.fcntl", None)
+        monkeypatch.setattr("flask_store.stores.locking.fcntl", None)
         for name in ("fchmod", "copy_file_range", "sendfile"):
             monkeypatch.delattr(f"os.{name}", raising=False)
         return LocalStore()

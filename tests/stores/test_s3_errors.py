@@ -36,13 +36,9 @@ VERBS = {
     "list": lambda store, upload: list(store.list("photo")),
 }
 
+pytestmark = pytest.mark.usefixtures("no_pause")
+
 on_ceph = pytest.mark.parametrize("s3", [pytest.param("ceph", marks=pytest.mark.ceph)], indirect=True)
-
-
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch):
-    """Have botocore repeat a request at once: how long it waits is its own affair."""
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -14,9 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import boto3.session
 from botocore.config import Config
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
 # Seconds until a daemon must have started.
@@ -116,12 +119,26 @@ class S3Server:
 def moto() -> Iterator[S3Server]:
     """Return a block with moto, which believes every signature."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        yield S3Server("moto", f"http://{host}:{port}", "moto-access-key", "moto-secret-key")
-    finally:
-        server.stop()
+    with _one_put_at_a_time():
+        server.start()
+        try:
+            host, port = server.get_host_and_port()
+            yield S3Server("moto", f"http://{host}:{port}", "moto-access-key", "moto-secret-key")
+        finally:
+            server.stop()
+
+
+@contextlib.contextmanager
+def _one_put_at_a_time() -> Iterator[None]:
+    # Moto looks whether a name is taken, and some time later takes it, so that two get it. S3 does both in one step.
+    put_object, lock = S3Response.put_object, threading.Lock()
+
+    def put_alone(self: S3Response) -> Any:
+        with lock:
+            return put_object(self)
+
+    with mock.patch.object(S3Response, "put_object", put_alone):
+        yield
 
 
 def missing_ceph_programs() -> list[str]:

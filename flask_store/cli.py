@@ -50,9 +50,9 @@ def pending() -> None:
     """List the uploads that are on their way from this machine to the store."""
     spool = _uploads().spool
     for entry, record in spool.entries():
-        age = timedelta(seconds=round(time.time() - record.saved_at))
-        error = f": {record.error}" if record.error else ""
-        click.echo(f"{_state(entry, record)}  {age}  {record.attempts} failed attempts  {record.path}{error}")
+        click.echo(_line(_state(entry, record), record))
+    for _, record in spool.entries_elsewhere():
+        click.echo(f"{_line('elsewhere', record)}: it is for {' '.join(filter(None, record.service))}")
     for directory in spool.damaged():
         click.echo(f"damaged  {directory}")
 
@@ -61,13 +61,21 @@ def pending() -> None:
 def resume() -> None:
     """Send what processes that have ended, or gave up, left behind; exit with 1 if any of it fails."""
     uploads = _uploads()
-    paths = uploads.resume(with_failed=True)
+    claimed = uploads.resume(with_given_up=True)
+    deleted = {record.path for entry, record in claimed if entry.is_cancelled}
     uploads.wait_until_idle()
-    failed = {record.path for _, record in uploads.spool.entries() if record.failed}
-    for path in paths:
-        click.echo(f"{'failed' if path in failed else 'sent'}  {path}")
-    if failed.intersection(paths):
+    left = {record.path for _, record in uploads.spool.entries()}
+    for _, record in claimed:
+        state = "failed" if record.path in left else "deleted" if record.path in deleted else "sent"
+        click.echo(f"{state}  {record.path}")
+    if any(record.path in left for _, record in claimed):
         raise SystemExit(1)
+
+
+def _line(state: str, record: Record) -> str:
+    age = timedelta(seconds=round(time.time() - record.saved_at))
+    error = f": {record.error}" if record.error else ""
+    return f"{state}  {age} old  tries that failed: {record.attempts}  {record.path}{error}"
 
 
 def _uploads() -> Uploads:

@@ -10,35 +10,46 @@ from __future__ import annotations
 import atexit
 import concurrent.futures.thread  # noqa: F401  # boto3 imports it at its first use, and at the end of a process it cannot
 import contextlib
+import functools
+import heapq
 import os
 import random
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from blinker import NamedSignal
 from flask import Flask
 
 from .. import signals
 from ..config import S3GeventSettings
-from ..exceptions import ServiceError
+from ..exceptions import ServiceError, StoreError
 from ..files import StoreFile
-from .connection import is_permanent, running_gevent
+from .connection import is_permanent, running_gevent, start_thread
 from .source import opened
 from .spool import Entry, Record, Spool
 
 if TYPE_CHECKING:
     from .s3 import S3GeventStore
 
+R = TypeVar("R")
+
 #: Longest pause between two tries, in seconds. The first is about one second, each further one twice as long.
 MAX_PAUSE = 60.0
 
+#: Seconds between two looks for what other processes have left.
+LOOK_INTERVAL = 30.0
+
 # Seconds between two looks at what another thread, greenlet or process does.
 _POLL_INTERVAL = 0.02
+
+# All there are in this process: they share the time that its end may take.
+_all: weakref.WeakSet[Uploads] = weakref.WeakSet()
 
 
 class Uploads:
@@ -47,91 +58,107 @@ class Uploads:
     def __init__(self, app: Flask) -> None:
         self._app = app
         self._settings = settings = S3GeventSettings(app)
-        service = (settings.endpoint_url, settings.bucket)
+        service = (settings.endpoint_url, settings.bucket, settings.path)
         self.spool = Spool(Path(app.instance_path, settings.spool_path), service, settings.fsync)
         self._lock = threading.Lock()
+        # Workers, and how many of them are sending; what is to be sent, and when what failed is to be tried again.
         self._running = 0
-        self._waiting: deque[Entry] = deque()
+        self._sending = 0
+        self._waiting: deque[_Upload] = deque()
+        self._delayed: list[_Upload] = []
         self._errors: dict[str, Exception] = {}
-        self._has_resumed = False
-        # Set where greenlets do the work: whoever waits for them must let the hub run.
+        self._look_at = 0.0
+        # The thread where greenlets do the work, and gevent: who waits for them there must let its hub run.
+        self._hub_thread: int | None = None
         self._gevent: Any = None
         # By hub. The pool of the hub itself ends its threads when they are idle, and where sockets are patched each new
         # one would want another client.
         self._pools: dict[Any, Any] = {}
         self._is_ending = False
         self._pid = os.getpid()
-        atexit.register(self._drain)
+        _drain_at_exit()
+        _all.add(self)
+        weakref.finalize(self, self.spool.leave).atexit = False
 
-    def start(self, entry: Entry) -> None:
+    def start(self, entry: Entry, record: Record) -> None:
         """Send an upload as soon as fewer than ``STORE_UPLOAD_WORKERS`` are being sent."""
         with self._lock:
             self._errors.pop(entry.name, None)
+            self._waiting.append(_Upload(entry, record))
             if self._running >= self._settings.upload_workers:
-                self._waiting.append(entry)
                 return
             self._running += 1
         try:
-            self._run_aside(self._work_from, entry)
+            self._run_aside(self._work)
         except RuntimeError:  # no room for another thread
             self._app.logger.exception("an upload has to wait in %s", entry.directory)
             with self._lock:
                 self._running -= 1
-                self._waiting.append(entry)
 
-    def resume_once(self) -> None:
-        """Take up, once in a process, what processes that have ended left behind."""
+    def look(self) -> None:
+        """Take up what processes that have ended left behind; once in a while, whoever often asks."""
         with self._lock:
-            if self._has_resumed:
+            now = time.monotonic()
+            if now < self._look_at:
                 return
-            self._has_resumed = True
-        self._run_aside(self._resume_quietly)
+            self._look_at = now + LOOK_INTERVAL
+        try:
+            self._run_aside(self._look)
+        except RuntimeError:  # no room for another thread
+            self._app.logger.exception("could not look for uploads in %s", self.spool.root)
 
-    def resume(self, with_failed: bool = False) -> list[str]:
-        """Take up what processes that have ended left behind, and return the relative paths.
-
-        :param with_failed: Also what living processes gave up.
-        :raises OSError: If the spool cannot be read.
-        """
-        self.spool.sweep()
-        for directory in self.spool.damaged():
-            self._app.logger.error("the upload in %s cannot be sent: its record is damaged", directory)
-        paths = []
-        for entry, record in self.spool.entries():
-            with contextlib.suppress(FileNotFoundError):
-                if self.spool.claim(entry, with_failed):
-                    # It may have been sent, and only the answer not have been heard.
-                    entry.note(replace(record, attempts=record.attempts + 1, failed=False))
-                    self.start(entry)
-                    paths.append(record.path)
-        return paths
-
-    def _resume_quietly(self) -> None:
+    def _look(self) -> None:
         try:
             self.resume()
         except OSError:
             self._app.logger.exception("could not look for uploads in %s", self.spool.root)
 
-    def wait(self, key: str, timeout: float | None) -> None:
-        """Return when the upload to a key has left the spool.
+    def resume(self, with_given_up: bool = False) -> list[tuple[Entry, Record]]:
+        """Take up what processes that have ended left behind, and return it.
+
+        :param with_given_up: Also what living processes gave up.
+        :raises OSError: If the spool cannot be read.
+        """
+        claimed: list[tuple[Entry, Record]] = self._aside(self._claim, with_given_up)
+        for entry, record in claimed:
+            self.start(entry, record)
+        return claimed
+
+    def _claim(self, with_given_up: bool) -> list[tuple[Entry, Record]]:
+        self.spool.sweep()
+        for directory in self.spool.damaged():
+            self._app.logger.error("the upload in %s cannot be sent: its record cannot be read", directory)
+        claimed = []
+        for entry, found in self.spool.entries():
+            try:
+                if self.spool.claim(entry, with_given_up):
+                    # It may have been sent, and only the answer not have been heard.
+                    record = replace(found, attempts=found.attempts + 1, failed=False)
+                    claimed.append((entry, record))
+                    self.spool.note(entry, record)
+            except OSError:
+                self._app.logger.exception("could not take up the upload in %s as it should be", entry.directory)
+        return claimed
+
+    def wait(self, path: str, timeout: float | None) -> None:
+        """Return when the upload of a file has left the spool.
 
         :raises ServiceError: What the upload raised, if it was given up.
         :raises TimeoutError: If it takes longer than ``timeout`` seconds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while (entry := self.spool.find(key)) is not None and not entry.is_cancelled:
+        while (entry := self.spool.find(path)) is not None and not entry.is_cancelled:
             if error := self._error_of(entry):
-                raise error
+                raise error.with_traceback(None)
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"the upload of {key!r} has not arrived after {timeout} seconds")
+                raise TimeoutError(f"the upload of {path!r} has not arrived after {timeout} seconds")
             self._sleep(_POLL_INTERVAL)
 
     def _error_of(self, entry: Entry) -> Exception | None:
-        if entry.name in self._errors:
-            return self._errors[entry.name]
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ValueError):
             record = entry.record()
-            return ServiceError(record.error) if record.failed else None
+            if record.failed:
+                return self._errors.get(entry.name) or ServiceError(record.error)
         return None
 
     def wait_until_idle(self, timeout: float | None = None) -> None:
@@ -140,78 +167,115 @@ class Uploads:
         while self._running and (deadline is None or time.monotonic() < deadline):
             self._sleep(_POLL_INTERVAL)
 
-    def _drain(self) -> None:
-        if os.getpid() == self._pid:
-            self._is_ending = True
-            self.wait_until_idle(self._settings.drain_timeout)
-            if not self._running:  # else nobody may take up what is still being sent, until the process is gone
-                self.spool.leave()
+    def drain(self, started_at: float) -> None:
+        """Wait, at the end of the process, for what is being sent; what is to be tried later is for another process.
 
-    def _work_from(self, entry: Entry | None) -> None:
-        """Send an upload, and then others that wait."""
-        while entry is not None:
-            try:
-                self._bring_to_end(entry)
-            except Exception as error:
-                # Some Pythons start no thread at the end of a process: then a later one has to send it.
-                is_too_late = self._is_ending and isinstance(error, RuntimeError)
-                if not is_too_late and entry.directory.exists():  # else another process has done it
-                    self._give_up(entry, error)
-            with self._lock:
-                entry = self._waiting.popleft() if self._waiting else None
-                if entry is None:
-                    self._running -= 1
+        :param started_at: When the end of the process began, on the monotonic clock.
+        """
+        if os.getpid() != self._pid:
+            return
+        self._is_ending = True
+        deadline = started_at + self._settings.drain_timeout
+        while (self._sending or self._waiting) and time.monotonic() < deadline:
+            self._sleep(_POLL_INTERVAL)
+        if not self._sending:  # else nobody may take up what is still being sent, until the process is gone
+            self.spool.leave()
 
-    def _bring_to_end(self, entry: Entry) -> None:
-        """Try until the file has arrived or, where it was deleted meanwhile, is gone from the service."""
-        record = entry.record()
+    def _work(self) -> None:
+        """Send uploads until there are none."""
         while True:
+            with self._lock:
+                upload, pause = self._next()
+                if upload is None and pause is None:
+                    self._running -= 1
+                    return
+            if upload is None:
+                self._sleep(pause or 0)
+                continue
             try:
-                if not entry.is_cancelled:
-                    self._aside(self._send, entry, record)
-                self.spool.take_out(entry)
-                if entry.is_cancelled:
-                    self._aside(self._withdraw, record)
-                break
-            except ServiceError as error:
-                if is_permanent(error):
-                    raise
-                record = self._note_failure(entry, record, error)
-                self._sleep(_pause_after(record.attempts))
-        is_cancelled = entry.is_cancelled
-        self.spool.remove(entry)
-        if not is_cancelled:
-            self._tell(signals.upload_finished, record)
+                self._handle(upload)
+            finally:
+                with self._lock:
+                    self._sending -= 1
 
-    def _send(self, entry: Entry, record: Record) -> None:
-        with self._app.app_context(), entry.open() as stream, opened(stream) as content:
-            file = StoreFile.from_path(record.path)
-            cast("S3GeventStore", file.provider).send(file.filename, content, record.id, record.attempts > 0)
+    def _next(self) -> tuple[_Upload | None, float | None]:
+        """Return what is to be sent now, or else in how many seconds to look again, or None where nothing is left."""
+        if self._waiting:
+            self._sending += 1
+            return self._waiting.popleft(), None
+        if not self._delayed or self._is_ending:
+            return None, None
+        pause = self._delayed[0].due_at - time.monotonic()
+        if pause > 0:
+            return None, min(pause, 0.1)  # another may come meanwhile
+        self._sending += 1
+        return heapq.heappop(self._delayed), None
 
-    def _withdraw(self, record: Record) -> None:
+    def _handle(self, upload: _Upload) -> None:
+        """Try once, and see to what follows."""
+        was_cancelled = upload.entry.is_cancelled
+        try:
+            was_withdrawn = self._aside(self._bring_to_end, upload.entry, upload.record)
+        except Exception as error:
+            if not upload.entry.directory.exists():
+                return  # another process has done it
+            if self._is_ending and isinstance(error, RuntimeError):
+                return  # some Pythons start no thread at the end of a process: then a later one has to send it
+            if _is_temporary(error):
+                self._delay(upload, error)
+            elif upload.entry.is_cancelled and not was_cancelled:
+                self.start(upload.entry, upload.record)
+            else:
+                self._give_up(upload, error, was_cancelled)
+        else:
+            if not was_withdrawn:
+                self._tell(signals.upload_finished, upload.record)
+
+    def _bring_to_end(self, entry: Entry, record: Record) -> bool:
+        """Send a file or, where it was deleted meanwhile, take it away from the service; return which of the two."""
         with self._app.app_context():
             file = StoreFile.from_path(record.path)
-            cast("S3GeventStore", file.provider).withdraw(file.filename)
+            store = cast("S3GeventStore", file.provider)
+            if not entry.is_cancelled:
+                with entry.open() as stream, opened(stream) as content:
+                    store.send(file.filename, content, record.id, record.attempts > 0)
+            self.spool.take_out(entry)
+            is_cancelled = entry.is_cancelled
+            if is_cancelled:
+                store.withdraw(file.filename)
+        self.spool.remove(entry)
+        return is_cancelled
 
-    def _note_failure(self, entry: Entry, record: Record, error: Exception, failed: bool = False) -> Record:
-        record = replace(record, attempts=record.attempts + 1, error=str(error), failed=failed)
-        with contextlib.suppress(OSError if not failed else FileNotFoundError):  # a full disk does not end the tries
-            entry.note(record)
-        if not failed and record.attempts == 1:
+    def _delay(self, upload: _Upload, error: Exception) -> None:
+        record = self._note_failure(upload, error)
+        if record.attempts == 1:
             self._app.logger.warning("the upload of %r failed and will be tried again: %s", record.path, error)
+        with self._lock:
+            heapq.heappush(
+                self._delayed, _Upload(upload.entry, record, time.monotonic() + _pause_after(record.attempts))
+            )
+
+    def _note_failure(self, upload: _Upload, error: Exception, failed: bool = False) -> Record:
+        record = replace(upload.record, attempts=upload.record.attempts + 1, error=str(error), failed=failed)
+        try:
+            self.spool.note(upload.entry, record)
+        except OSError:  # a full disk does not end the tries
+            self._app.logger.exception("could not note in %s how the upload went", upload.entry.directory)
         return record
 
-    def _give_up(self, entry: Entry, error: Exception) -> None:
-        self._errors[entry.name] = error.with_traceback(None)  # it would keep what it was about in memory
-        try:
-            record = self._note_failure(entry, entry.record(), error, failed=True)
-        except OSError:
-            self._app.logger.exception("could not note in %s that the upload was given up", entry.directory)
-            return
+    def _give_up(self, upload: _Upload, error: Exception, was_cancelled: bool) -> None:
+        entry = upload.entry
+        record = self._note_failure(upload, error, failed=True)
         self._app.logger.error(
             "the upload of %r was given up; its bytes are in %s", record.path, entry.directory, exc_info=error
         )
-        self._tell(signals.upload_failed, record, error=error)
+        _forget_frames(error)
+        self._errors[entry.name] = error
+        self.spool.give_up(entry)
+        if entry.is_cancelled and not was_cancelled and self.spool.claim(entry, with_given_up=True):
+            self.start(entry, record)  # it was deleted just now, when nobody could take it up
+        else:
+            self._tell(signals.upload_failed, record, error=error)
 
     def _tell(self, signal: NamedSignal, record: Record, **details: Any) -> None:
         try:
@@ -220,23 +284,25 @@ class Uploads:
         except Exception:  # what a receiver raises is no reason to send the file again
             self._app.logger.exception("a receiver of %r failed for %r", signal.name, record.path)
 
-    def _run_aside(self, function: Callable[..., None], *arguments: Any) -> None:
+    def _run_aside(self, function: Callable[[], None]) -> None:
         """Have a function run in a greenlet or, where nothing runs greenlets, in a thread."""
         gevent = running_gevent()
         if gevent is None:
             # A daemon: what it has not done at the end of the process is in the spool.
-            threading.Thread(target=function, args=arguments, name="flask-store-upload", daemon=True).start()
+            start_thread(function)
         else:
-            self._gevent = gevent
-            gevent.spawn(function, *arguments)
+            self._gevent, self._hub_thread = gevent, threading.get_ident()
+            gevent.spawn(function)
 
-    def _aside(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Call a function, off gevent's hub where that runs the caller."""
+    def _aside(self, function: Callable[..., R], *arguments: Any) -> R:
+        """Return what a function returns, called off gevent's hub where that runs the caller."""
         gevent = running_gevent()
         if gevent is None:
-            function(*arguments)
-        else:
-            self._pool(gevent.get_hub()).apply(function, arguments)
+            return function(*arguments)
+        result, error = self._pool(gevent.get_hub()).apply(_outcome, (function, arguments))
+        if error is not None:
+            raise error
+        return cast(R, result)
 
     def _pool(self, hub: Any) -> Any:
         if hub not in self._pools:
@@ -244,9 +310,55 @@ class Uploads:
         return self._pools[hub]
 
     def _sleep(self, seconds: float) -> None:
-        (self._gevent or time).sleep(seconds)
+        gevent = running_gevent()
+        if gevent is None and threading.get_ident() == self._hub_thread:
+            gevent = self._gevent
+        (gevent or time).sleep(seconds)
+
+
+@dataclass(order=True)
+class _Upload:
+    """An upload and when it is due, on the monotonic clock; by that they are ordered."""
+
+    entry: Entry = field(compare=False)
+    record: Record = field(compare=False)
+    due_at: float = 0.0
+
+
+def _outcome(function: Callable[..., R], arguments: tuple[Any, ...]) -> tuple[R | None, Exception | None]:
+    """Return what a function returns, and what it raises: gevent's pool would print that."""
+    try:
+        return function(*arguments), None
+    except Exception as error:
+        return None, error
+
+
+def _is_temporary(error: Exception) -> bool:
+    if isinstance(error, ServiceError):
+        return not is_permanent(error)
+    # No room for another thread or file, say. That the bytes are gone is for good.
+    is_local = isinstance(error, OSError) and not isinstance(error, StoreError | FileNotFoundError)
+    return is_local or isinstance(error, MemoryError | RuntimeError)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of what an error and its causes were about: it may be kept for long."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _pause_after(attempts: int) -> float:
     """Return how many seconds to wait before the next try: about 1, 2, 4, ..., so that processes do not go in step."""
     return random.uniform(0.5, 1) * min(MAX_PAUSE, 2.0 ** min(attempts, 10))
+
+
+@functools.cache
+def _drain_at_exit() -> None:
+    atexit.register(_drain_all)
+
+
+def _drain_all() -> None:
+    now = time.monotonic()
+    for uploads in list(_all):
+        uploads.drain(now)

@@ -9,7 +9,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from flask import Flask
@@ -22,7 +22,7 @@ from .source import MEMORY_SIZE
 TOTAL_MAX_ATTEMPTS = 3
 
 #: Connections that are kept open; each thread that saves needs one, and some more for an upload in parts.
-MAX_POOL_CONNECTIONS = 64
+MAX_POOL_CONNECTIONS = 128
 
 #: Presigned URLs that are remembered, each of about 500 bytes, of 2 KB with temporary credentials.
 MAX_URLS = 2048
@@ -179,12 +179,12 @@ def check_answer(answer: Mapping[str, Any], field: str) -> None:
         raise UnexpectedAnswerError(f"what answered is not S3, there is no {field}; check STORE_S3_ENDPOINT_URL")
 
 
-def error_code(error: Exception) -> str:
+def error_code(error: BaseException) -> str:
     """Return S3's code of an error, such as ``NoSuchKey``, or the status where S3 gives no other; ``""`` of others."""
     return str(_response(error).get("Error", {}).get("Code") or status(error) or "")
 
 
-def status(error: Exception) -> int:
+def status(error: BaseException) -> int:
     """Return the HTTP status of an error, or 0 where there was no answer."""
     return int(_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
@@ -216,12 +216,12 @@ def is_uncertain(error: Exception) -> bool:
 
 def is_permanent(error: ServiceError) -> bool:
     """Return whether the same request would fail again: a person has to mend something first."""
-    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+    from botocore.exceptions import ClientError, ParamValidationError
 
     cause = error.__cause__
     if isinstance(cause, ClientError):
         return status(cause) < 500 and error_code(cause) not in _TEMPORARY
-    return isinstance(cause, ParamValidationError) or not isinstance(cause, BotoCoreError)
+    return isinstance(cause, ParamValidationError)
 
 
 def running_gevent() -> Any:
@@ -229,7 +229,21 @@ def running_gevent() -> Any:
     gevent = sys.modules.get("gevent")
     if gevent is None or not hasattr(gevent, "getcurrent"):
         return None
-    return gevent if _has_patched_sockets() or isinstance(gevent.getcurrent(), gevent.Greenlet) else None
+    # Where sockets are patched, waiting for one lets the hub of the main thread run.
+    is_main = _has_patched_sockets() and gevent.get_hub().loop.default
+    return gevent if is_main or isinstance(gevent.getcurrent(), gevent.Greenlet) else None
+
+
+def start_thread(function: Callable[[], None]) -> None:
+    """Have a function run in a thread that does not keep the process alive.
+
+    :raises RuntimeError: If the system has no room for it.
+    """
+    if _has_patched_sockets():
+        # A thread of the patched kind would be a greenlet of a hub that nobody runs.
+        sys.modules["gevent.monkey"].get_original("_thread", "start_new_thread")(function, ())
+    else:
+        threading.Thread(target=function, name="flask-store-upload", daemon=True).start()
 
 
 def hub_of_sockets() -> Any:
@@ -242,7 +256,7 @@ def _has_patched_sockets() -> bool:
     return monkey is not None and bool(monkey.is_module_patched("socket"))
 
 
-def _response(error: Exception) -> Mapping[str, Any]:
+def _response(error: BaseException) -> Mapping[str, Any]:
     response: Mapping[str, Any] = getattr(error, "response", None) or {}
     return response
 

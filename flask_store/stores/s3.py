@@ -19,7 +19,14 @@ from werkzeug.datastructures import FileStorage
 
 from .. import naming, serving
 from ..config import MAX_URL_EXPIRES, UPLOAD_ID, S3GeventSettings, S3Settings
-from ..exceptions import AlreadyExistsError, InvalidNameError, NotConfiguredError, NotFoundError, ServiceError
+from ..exceptions import (
+    AlreadyExistsError,
+    InvalidNameError,
+    NotConfiguredError,
+    NotFoundError,
+    ServiceError,
+    StoreError,
+)
 from ..files import StoreFile
 from ..receiving import ReceivedFile
 from . import connection, locking, source
@@ -341,7 +348,7 @@ class S3GeventStore(S3Store):
     @classmethod
     def set_up(cls, app: Flask) -> None:
         # Not now: a process that only loads the application, to fork or to show a shell, is to send nothing.
-        app.before_request(lambda: _uploads_of(app).resume_once())
+        app.before_request(lambda: _uploads_of(app).look())
 
     @property
     def uploads(self) -> Uploads:
@@ -350,14 +357,11 @@ class S3GeventStore(S3Store):
 
     def save(self, file: FileStorage) -> StoreFile:
         name = naming.add_random(self._wanted_name(file))
-        key = self._key(name)
-        uploads = self.uploads
-        try:
-            entry = uploads.spool.add(file.stream, key, self.relative_path(name))
-        except OSError as error:
-            raise ServiceError(f"could not write the upload of {name!r} to STORE_SPOOL_PATH: {error}") from error
-        uploads.start(entry)
-        uploads.resume_once()
+        self._key(name)  # refuses what S3 would
+        with self._spool_errors("write", name):
+            entry, record = self.uploads.spool.add(file.stream, self.relative_path(name))
+        self.uploads.start(entry, record)
+        self.uploads.look()
         return StoreFile.of(self, name)
 
     def receive(self, filename: str, content_type: str, content_length: int | None) -> IO[bytes] | None:
@@ -387,17 +391,33 @@ class S3GeventStore(S3Store):
 
         :raises ServiceError: If that fails.
         """
-        super().delete(filename)
+        try:
+            super().delete(filename)
+        except ServiceError as error:
+            if error.__cause__ is None or connection.error_code(error.__cause__) != "NoSuchBucket":
+                raise
+            return
         self._multipart_upload(self._key(filename), may_be_others=True).abort()
+
+    @contextmanager
+    def _spool_errors(self, verb: str, filename: str) -> Iterator[None]:
+        try:
+            yield
+        except StoreError:
+            raise
+        except OSError as error:
+            raise ServiceError(f"could not {verb} the upload of {filename!r} in STORE_SPOOL_PATH: {error}") from error
 
     def _pending(self, filename: str) -> Entry | None:
         """Return the upload of a file that is on its way.
 
         :raises NotFoundError: If the file was deleted on its way.
         """
-        entry = self.uploads.spool.find(self._key(filename))
-        if entry is not None and entry.is_cancelled:
-            raise NotFoundError(filename)
+        naming.check_path(filename)
+        with self._spool_errors("look for", filename):
+            entry = self.uploads.spool.find(self.relative_path(filename))
+            if entry is not None and entry.is_cancelled:
+                raise NotFoundError(filename)
         return entry
 
     def is_pending(self, filename: str) -> bool:
@@ -406,7 +426,8 @@ class S3GeventStore(S3Store):
         return False
 
     def wait(self, filename: str, timeout: float | None = None) -> None:
-        self.uploads.wait(self._key(filename), timeout)
+        naming.check_path(filename)
+        self.uploads.wait(self.relative_path(filename), timeout)
 
     def exists(self, filename: str) -> bool:
         try:
@@ -417,30 +438,33 @@ class S3GeventStore(S3Store):
     def open(self, filename: str) -> BinaryIO:
         entry = self._pending(filename)
         if entry is not None:
-            with suppress(FileNotFoundError):  # it has arrived a moment ago
+            with self._spool_errors("read", filename), suppress(FileNotFoundError):  # it has arrived a moment ago
                 return entry.open()
         return super().open(filename)
 
     def stat(self, filename: str) -> FileStat:
         entry = self._pending(filename)
         if entry is not None:
-            with suppress(FileNotFoundError):  # as above
+            with self._spool_errors("read", filename), suppress(FileNotFoundError):  # as above
                 result = entry.stat()
                 modified = datetime.fromtimestamp(result.st_mtime, UTC)
                 return FileStat(result.st_size, guess_content_type(filename), modified)
         return super().stat(filename)
 
     def delete(self, filename: str) -> None:
-        uploads = self.uploads
-        entry = uploads.spool.find(self._key(filename))
-        if entry is None or not entry.cancel():
-            super().delete(filename)
-        elif uploads.spool.claim(entry, with_failed=True):
-            uploads.start(entry)  # nobody else looks after it
+        naming.check_path(filename)
+        with self._spool_errors("cancel", filename):
+            entry = self.uploads.spool.find(self.relative_path(filename))
+            if entry is not None and entry.cancel():
+                if self.uploads.spool.claim(entry, with_given_up=True):
+                    self.uploads.start(entry, entry.record())  # nobody else looks after it
+                return
+        super().delete(filename)
 
     def list(self, prefix: str = "") -> Iterator[StoreFile]:
         # Looked for first: what arrives meanwhile is in both, rather than in neither.
-        uploads = self.uploads.spool.entries()
+        with self._spool_errors("list", prefix):
+            uploads = self.uploads.spool.entries()
         cancelled = {record.path for entry, record in uploads if entry.is_cancelled}
         start = self.relative_path(prefix)
         pending = sorted(record.path for _, record in uploads if record.path.startswith(start))

@@ -27,7 +27,10 @@ from .staging import ABANDONED_AFTER, StagedFile, copy_stream, fsync_directory, 
 _DATA = "data"
 _RECORD = "record.json"
 _CANCELLED = "cancelled"
-_OWNER = "owner-"
+
+# What a process puts before its token in the name of a file: that it looks after an upload, or gave it up.
+_OWNED = "owner-"
+_GIVEN_UP = "failed-"
 
 # Directories that are not, or no longer, uploads to be found.
 _NEW = ".new-"
@@ -43,9 +46,8 @@ class Record:
 
     #: Tells this upload from any other; the object carries it.
     id: str
-    #: Endpoint and bucket of the service.
-    service: tuple[str, str]
-    key: str
+    #: Endpoint and bucket of the service, and what its keys start with.
+    service: tuple[str, ...]
     #: Relative path of the file, from the root of the store.
     path: str
     #: Seconds since 1970.
@@ -78,13 +80,13 @@ class Entry:
         """Return the record.
 
         :raises FileNotFoundError: If the upload has left the spool.
-        :raises ValueError: If a power cut, perhaps, has left no whole record.
+        :raises ValueError: If it is damaged.
         """
+        fields = json.loads((self.directory / _RECORD).read_text(encoding="utf-8"))
         try:
-            fields = json.loads((self.directory / _RECORD).read_text(encoding="utf-8"))
             return Record(**{**fields, "service": tuple(fields["service"])})
         except (KeyError, TypeError) as error:
-            raise ValueError(f"it is no record of an upload: {error!r}") from error
+            raise ValueError(f"no record of an upload: {fields}") from error
 
     def open(self) -> BinaryIO:
         """Return the bytes; the caller closes them.
@@ -100,18 +102,13 @@ class Entry:
         """
         return (self.directory / _DATA).stat()
 
-    def owner(self) -> str | None:
-        """Return the token of the process that looks after the upload."""
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.directory) as entries:
-            for entry in entries:
-                if entry.name.startswith(_OWNER):
-                    return entry.name.removeprefix(_OWNER)
+    def mark(self) -> str | None:
+        """Return the name of the file that tells who looks after the upload, or None if it has left the spool."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.directory) as files:
+            for file in files:
+                if file.name.startswith((_OWNED, _GIVEN_UP)):
+                    return file.name
         return None
-
-    def note(self, record: Record) -> None:
-        """Replace the record; for the owner only."""
-        _write_record(self.directory / f"{_RECORD}.new", record, fsync=False)
-        os.replace(self.directory / f"{_RECORD}.new", self.directory / _RECORD)
 
     def cancel(self) -> bool:
         """Have the file be deleted instead; return False if the upload has left the spool."""
@@ -119,18 +116,19 @@ class Entry:
             (self.directory / _CANCELLED).touch()
         except FileNotFoundError:
             return False
-        return True
+        _hand_over(self.directory / _CANCELLED)
+        return self.directory.exists()  # else it left while it was cancelled, and nobody may have seen that
 
 
 class Spool:
     """The uploads to one service, as one process sees them; it adds some, and looks after those that are its own.
 
     :param root: The directory, which is made for the eyes of its owner only.
-    :param service: Endpoint and bucket.
+    :param service: Endpoint and bucket, and what keys start with.
     :param fsync: Whether an upload is on the disk, safe from a power cut, when it is in the spool.
     """
 
-    def __init__(self, root: Path, service: tuple[str, str], fsync: bool) -> None:
+    def __init__(self, root: Path, service: tuple[str, ...], fsync: bool) -> None:
         self.root = root
         self.service = service
         self._fsync = fsync
@@ -138,29 +136,32 @@ class Spool:
         self._sign_of_life: IO[bytes] | None = None
         self._starting = threading.Lock()
 
-    def add(self, stream: IO[bytes], key: str, path: str) -> Entry:
+    def add(self, stream: IO[bytes], path: str) -> tuple[Entry, Record]:
         """Put an upload into the spool, linked if its bytes are in this file system already.
 
+        :param path: Relative path of the file, from the root of the store.
         :raises OSError: If there is no room or no access; nothing is left then.
         """
         self._live()
-        record = Record(secrets.token_urlsafe(16), self.service, key, path, time.time())
+        record = Record(secrets.token_urlsafe(16), self.service, path, time.time())
         new = self.root / f"{_NEW}{self._token}-{secrets.token_hex(8)}"
         new.mkdir(0o700)
         try:
+            _hand_over(new)
             self._write_data(stream, new / _DATA)
-            _write_record(new / _RECORD, record, self._fsync)
-            (new / f"{_OWNER}{self._token}").touch()
+            _hand_over(new / _DATA)
+            self._write_record(new / _RECORD, record)
+            (new / f"{_OWNED}{self._token}").touch()
             if self._fsync:
                 fsync_directory(new)
-            entry = self._entry_of(key)
+            entry = self._entry_of(path)
             os.rename(new, entry.directory)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise
         if self._fsync:
             fsync_directory(self.root)
-        return entry
+        return entry, record
 
     def stage(self) -> StagedFile:
         """Return a file in the spool's file system that an upload is written to, out of sight."""
@@ -182,32 +183,41 @@ class Spool:
         staged.publish(str(path))
         return str(path)
 
-    def find(self, key: str) -> Entry | None:
-        """Return the upload to a key, if there is one in the spool."""
-        entry = self._entry_of(key)
+    def _write_record(self, path: Path, record: Record) -> None:
+        with open(path, "w", encoding="utf-8", opener=_private) as file:
+            json.dump(asdict(record), file)
+            if self._fsync:
+                file.flush()
+                os.fsync(file.fileno())
+        _hand_over(path)
+
+    def find(self, path: str) -> Entry | None:
+        """Return the upload of a file, if there is one in the spool."""
+        entry = self._entry_of(path)
         return entry if entry.directory.exists() else None
 
     def entries(self) -> list[tuple[Entry, Record]]:
         """Return the uploads to this service, the oldest first."""
-        found = []
-        for entry in self._all():
-            # A damaged one must not keep the others.
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
-                record = entry.record()
-                if record.service == self.service:
-                    found.append((entry, record))
-        return sorted(found, key=lambda pair: pair[1].saved_at)
+        return [(entry, record) for entry, record in self._readable() if record.service == self.service]
+
+    def entries_elsewhere(self) -> list[tuple[Entry, Record]]:
+        """Return the uploads to other services, which the settings named earlier, the oldest first."""
+        return [(entry, record) for entry, record in self._readable() if record.service != self.service]
 
     def damaged(self) -> list[Path]:
         """Return the directories of uploads whose record cannot be read: where they go is not known."""
+        readable = {entry.directory for entry, _ in self._readable()}
+        return [
+            entry.directory for entry in self._all() if entry.directory not in readable and entry.directory.exists()
+        ]
+
+    def _readable(self) -> list[tuple[Entry, Record]]:
         found = []
         for entry in self._all():
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                try:
-                    entry.record()
-                except ValueError:
-                    found.append(entry.directory)
-        return found
+            # One that cannot be read must not keep the others.
+            with contextlib.suppress(OSError, ValueError):
+                found.append((entry, entry.record()))
+        return sorted(found, key=lambda pair: pair[1].saved_at)
 
     def _all(self) -> Iterator[Entry]:
         for name in self._names():
@@ -216,25 +226,39 @@ class Spool:
             if not name.startswith(".") or name.startswith(_DONE) and entry.is_cancelled:
                 yield entry
 
-    def is_abandoned(self, entry: Entry) -> bool:
-        """Return whether the process that looked after an upload has ended."""
-        owner = entry.owner()
-        return owner is not None and not self._is_alive(owner)
+    def claim(self, entry: Entry, with_given_up: bool = False) -> bool:
+        """Look after an upload from now on whose process has ended; return False if it has not, or another was faster.
 
-    def claim(self, entry: Entry, with_failed: bool = False) -> bool:
-        """Look after an abandoned upload from now on; return False if it is not abandoned, or another was faster.
-
-        :param with_failed: Whether an upload that a living process gave up is to be had, too.
+        :param with_given_up: Whether an upload that a living process gave up is to be had, too.
+        :raises OSError: If this process may not, say.
         """
-        owner = entry.owner()
+        mark = entry.mark()
+        if mark is None:
+            return False
+        is_free = with_given_up and mark.startswith(_GIVEN_UP)
+        if not is_free and self._is_alive(mark.partition("-")[2]):
+            return False
+        self._live()
         try:
-            if owner is None or self._is_alive(owner) and not (with_failed and entry.record().failed):
-                return False
-            self._live()
-            os.rename(entry.directory / f"{_OWNER}{owner}", entry.directory / f"{_OWNER}{self._token}")
+            os.rename(entry.directory / mark, entry.directory / f"{_OWNED}{self._token}")
         except FileNotFoundError:
             return False
         return True
+
+    def note(self, entry: Entry, record: Record) -> None:
+        """Replace the record of an upload that this process looks after.
+
+        :raises OSError: If there is no room; the record is as it was then.
+        """
+        new = entry.directory / f"{_RECORD}.new"
+        self._write_record(new, record)
+        os.replace(new, entry.directory / _RECORD)
+
+    def give_up(self, entry: Entry) -> None:
+        """Look no more after an upload; anybody may claim it who says so."""
+        with contextlib.suppress(FileNotFoundError):
+            mark = entry.directory / f"{_OWNED}{self._token}"
+            os.rename(mark, entry.directory / f"{_GIVEN_UP}{self._token}")
 
     def take_out(self, entry: Entry) -> None:
         """Make an upload not to be found any more; :meth:`remove` is the next. Who cancels it in time is seen."""
@@ -266,8 +290,8 @@ class Spool:
             self._sign_of_life.close()
             self._sign_of_life = None
 
-    def _entry_of(self, key: str) -> Entry:
-        place = "\0".join([*self.service, key])
+    def _entry_of(self, path: str) -> Entry:
+        place = "\0".join([*self.service, path])
         return Entry(self.root / hashlib.sha256(place.encode()).hexdigest()[:40])
 
     def _names(self) -> list[str]:
@@ -280,17 +304,21 @@ class Spool:
         if not self.root.is_dir():
             self.root.parent.mkdir(parents=True, exist_ok=True)
             make_directories(self.root, 0o700, self._fsync)
+            _hand_over(self.root)
 
     def _live(self) -> None:
         """Show the other processes that this one lives."""
+        sign = self.root / f"{_PROCESS}{self._token}"
         with self._starting:
-            if self._sign_of_life is not None:
+            if self._sign_of_life is not None and sign.exists():
                 return
+            self.leave()  # somebody has deleted it
             self._make_root()
             # It is held before the others can see it.
             new = self.root / f"{_NEW}{self._token}-process"
             self._sign_of_life = hold(new)
-            os.rename(new, self.root / f"{_PROCESS}{self._token}")
+            _hand_over(new)
+            os.rename(new, sign)
 
     def _is_alive(self, token: str) -> bool:
         if token == self._token:
@@ -315,9 +343,8 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _write_record(path: Path, record: Record, fsync: bool) -> None:
-    with open(path, "w", encoding="utf-8", opener=_private) as file:
-        json.dump(asdict(record), file)
-        if fsync:
-            file.flush()
-            os.fsync(file.fileno())
+def _hand_over(path: Path) -> None:
+    """Where root is at work, give what it made to whom the directory around it belongs: the application's user."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        around = path.parent.stat()
+        os.chown(path, around.st_uid, around.st_gid)

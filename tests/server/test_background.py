@@ -444,7 +444,7 @@ def test_nothing_is_lost_while_s3_is_down_for_half_a_minute(machine, proxy, s3, 
     proxy.come_back()
     wait_until(lambda: not machine.spool)
 
-    assert len(re.findall(r"^pending .* [3-9] failed attempts .*: .*EndpointConnectionError", pending, re.M)) >= 2
+    assert len(re.findall(r"^pending .* tries that failed: [3-9] .*: .*EndpointConnectionError", pending, re.M)) >= 2
     assert objects(bucket) == digests({**early, **late})
     assert times_stored(s3, bucket, 4) == dict.fromkeys({**early, **late}, 1)
     assert incomplete_uploads(bucket) == []

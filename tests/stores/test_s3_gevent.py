@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
 import resource
 import socket
 import stat
+import time
+import weakref
 
 import pytest
 from botocore.exceptions import ClientError
 from flask import request
+from werkzeug.datastructures import FileStorage
 
 from flask_store import NotFoundError, ServiceError, StoreFile, signals
+from flask_store.config import UPLOAD_ID
+from flask_store.stores import background as background_module
 from flask_store.stores import source
-from flask_store.stores.s3 import UPLOAD_ID, S3GeventStore
+from flask_store.stores.s3 import S3GeventStore
+from flask_store.stores.spool import Spool
 from flask_store.testing import StoreContract
 from flask_store.transaction import transaction
 
@@ -370,3 +377,86 @@ def test_no_more_uploads_at_a_time_than_allowed_and_all_arrive(background, moto,
         bucket.delete()
     assert len(most) == 12
     assert max(most) == 2
+
+
+def test_what_a_process_leaves_later_is_taken_up_too(store, bucket, monkeypatch, upload):
+    store.save(upload(filename="first.jpg")).wait(30)
+    dead = Spool(store.uploads.spool.root, store.uploads.spool.service, fsync=False)
+    dead.add(io.BytesIO(b"left"), "left.jpg")
+    dead.leave()
+    left = StoreFile("left.jpg")
+
+    store.save(upload()).wait(30)
+    is_left_at_once = left.pending
+    now = time.monotonic()
+    monkeypatch.setattr(background_module, "LOOK_INTERVAL", 0)
+    monkeypatch.setattr(store.uploads, "_look_at", now)
+    store.save(upload())
+    left.wait(30)
+
+    assert is_left_at_once
+    assert bucket.Object("left.jpg").get()["Body"].read() == b"left"
+
+
+def test_an_upload_whose_record_cannot_be_renewed_is_sent_with_the_others(store, bucket, caplog):
+    dead = Spool(store.uploads.spool.root, store.uploads.spool.service, fsync=False)
+    entries = [dead.add(io.BytesIO(b"left"), f"{number}.jpg")[0] for number in range(3)]
+    (entries[0].directory / "record.json.new").mkdir()
+    dead.leave()
+
+    store.uploads.resume()
+    store.uploads.wait_until_idle(30)
+
+    assert sorted(found.key for found in bucket.objects.all()) == ["0.jpg", "1.jpg", "2.jpg"]
+    assert spooled(store) == []
+
+
+def test_uploads_that_fail_do_not_keep_others_from_being_sent(background, moto, s3_session, upload):
+    bucket = moto.resource(s3_session).create_bucket(Bucket="others")
+    store = background(moto.settings("others"), STORE_UPLOAD_WORKERS=1)
+    unreadable = [store.uploads.spool.add(io.BytesIO(b"x"), f"{number}.jpg") for number in range(3)]
+    for entry, record in unreadable:
+        (entry.directory / "data").unlink()
+        (entry.directory / "data").mkdir()  # it cannot be read now, and perhaps later
+        store.uploads.start(entry, record)
+
+    saved = store.save(upload(b"good"))
+    saved.wait(10)
+
+    assert bucket.Object(saved.filename).get()["Body"].read() == b"good"
+    for entry, _ in unreadable:
+        entry.cancel()
+    store.uploads.wait_until_idle(30)
+    assert spooled(store) == []
+
+
+def test_uploads_to_another_bucket_are_shown(background, moto, tmp_path, upload):
+    store = background(moto.settings("no-such-bucket"), STORE_SPOOL_PATH=str(tmp_path / "spool"))
+    saved = store.save(upload())
+    store.uploads.wait_until_idle(30)
+    other = background(moto.settings("new-bucket"), "other", STORE_SPOOL_PATH=str(tmp_path / "spool"))
+
+    output = other.app.test_cli_runner().invoke(args=["store", "pending"]).output
+
+    assert output.startswith("elsewhere")
+    assert str(saved) in output
+    assert "no-such-bucket" in output
+
+
+def test_an_application_that_is_gone_leaves_nothing_open(make_app, moto, s3_session):
+    bucket = moto.resource(s3_session).create_bucket(Bucket="gone")
+    settings = {**moto.settings("gone"), "STORE_PROVIDER": "flask_store.stores.s3.S3GeventStore"}
+
+    def use():
+        with make_app("gone", **settings).app_context():
+            store = S3GeventStore()
+            store.save(FileStorage(io.BytesIO(b"x"), filename="a.txt")).wait(30)
+            store.uploads.wait_until_idle(30)
+            return weakref.ref(store.uploads)
+
+    uploads = use()
+    gc.collect()
+
+    assert uploads() is None
+    bucket.objects.all().delete()
+    bucket.delete()

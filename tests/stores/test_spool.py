@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import threading
-from dataclasses import replace
 
 import pytest
 
@@ -28,8 +29,8 @@ def make_spool(tmp_path):
         spool.leave()
 
 
-def add(spool, key="a.txt", content=b"content"):
-    return spool.add(io.BytesIO(content), key, f"photos/{key}")
+def add(spool, path="a.txt", content=b"content"):
+    return spool.add(io.BytesIO(content), path)[0]
 
 
 def test_what_is_added_is_found_by_any_process(make_spool):
@@ -40,13 +41,8 @@ def test_what_is_added_is_found_by_any_process(make_spool):
     with entry.open() as stream:
         assert stream.read() == b"content"
     record = entry.record()
-    assert (record.key, record.path, record.service, record.attempts, record.failed) == (
-        "a.txt",
-        "photos/a.txt",
-        SERVICE,
-        0,
-        False,
-    )
+    assert (record.path, record.service) == ("a.txt", SERVICE)
+    assert (record.attempts, record.failed) == (0, False)
 
 
 def test_another_bucket_has_other_uploads(make_spool):
@@ -63,7 +59,7 @@ def test_entries_are_in_the_order_of_their_saving(make_spool):
     for key in ("c", "a", "b"):
         add(spool, key)
 
-    assert [record.key for _, record in spool.entries()] == ["c", "a", "b"]
+    assert [record.path for _, record in spool.entries()] == ["c", "a", "b"]
 
 
 def test_a_stream_that_breaks_off_leaves_nothing(make_spool, tmp_path):
@@ -73,7 +69,7 @@ def test_a_stream_that_breaks_off_leaves_nothing(make_spool, tmp_path):
 
     spool = make_spool()
     with pytest.raises(ZeroDivisionError):
-        spool.add(Broken(), "a.txt", "a.txt")
+        spool.add(Broken(), "a.txt")
 
     assert [path.name for path in (tmp_path / "spool").iterdir() if not path.name.startswith(".process-")] == []
 
@@ -83,21 +79,25 @@ def test_an_upload_of_a_living_process_cannot_be_claimed(make_spool):
 
     other = make_spool()
 
-    assert not other.is_abandoned(entry)
     assert not other.claim(entry)
 
 
-def test_one_of_many_processes_claims_what_a_dead_one_left(make_spool):
-    dead = make_spool()
-    entries = [add(dead, f"{number}.txt") for number in range(20)]
-    dead.leave()
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_one_of_many_processes_claims_what_another_left_or_gave_up(make_spool, is_dead):
+    other = make_spool()
+    entries = [add(other, f"{number}.txt") for number in range(20)]
+    if is_dead:
+        other.leave()
+    else:
+        for entry in entries:
+            other.give_up(entry)
     claims = []
     start = threading.Barrier(8)
 
     def claim():
         spool = make_spool()
         start.wait()
-        claims.extend(entry.name for entry in entries if spool.claim(entry))
+        claims.extend(entry.name for entry in entries if spool.claim(entry, with_given_up=True))
 
     threads = [threading.Thread(target=claim) for _ in range(8)]
     for thread in threads:
@@ -111,12 +111,13 @@ def test_one_of_many_processes_claims_what_a_dead_one_left(make_spool):
 def test_what_a_living_process_gave_up_can_be_had_on_request(make_spool):
     spool = make_spool()
     entry = add(spool)
-    entry.note(replace(entry.record(), failed=True, error="no bucket"))
+    spool.give_up(entry)
 
-    other = make_spool()
+    other, another = make_spool(), make_spool()
 
     assert not other.claim(entry)
-    assert other.claim(entry, with_failed=True)
+    assert other.claim(entry, with_given_up=True)
+    assert not another.claim(entry, with_given_up=True)
 
 
 def test_cancelling_is_seen_until_the_upload_is_taken_out_and_after(make_spool):
@@ -155,5 +156,49 @@ def test_sweeping_deletes_what_the_dead_left_half_done_and_nothing_else(make_spo
     assert cancelled.directory.exists()
     assert not (root / f".new-{dead._token}-half").exists()
     assert (root / f".new-{living._token}-half").exists()
-    assert {record.key for _, record in living.entries()} == {"living", "whole", "cancelled"}
+    assert {record.path for _, record in living.entries()} == {"living", "whole", "cancelled"}
     assert [path.name for path in root.glob(".process-*")] == [f".process-{living._token}"]
+
+
+def test_a_record_that_cannot_be_read_keeps_no_other(make_spool):
+    spool = make_spool()
+    damaged, whole = add(spool, "damaged"), add(spool, "whole")
+    (damaged.directory / "record.json").write_text("{}")
+
+    assert [record.path for _, record in spool.entries()] == ["whole"]
+    assert spool.damaged() == [damaged.directory]
+    assert whole.directory.exists()
+
+
+def test_uploads_to_another_bucket_are_told_apart(make_spool):
+    add(make_spool(), "a.txt")
+
+    other = make_spool(("https://s3.example.com", "other"))
+
+    assert [record.path for _, record in other.entries_elsewhere()] == ["a.txt"]
+
+
+def test_a_spool_that_somebody_deletes_is_made_again(make_spool, tmp_path):
+    spool, other = make_spool(), make_spool()
+    add(spool, "before")
+    shutil.rmtree(tmp_path / "spool")
+
+    entry = add(spool, "after")
+
+    assert not other.claim(entry)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_makes_belongs_to_whom_the_directory_belongs(make_spool, tmp_path):
+    os.chown(tmp_path, 12345, 12345)
+    spool = make_spool()
+    entry = add(spool)
+    spool.note(entry, entry.record())
+    entry.cancel()
+
+    owners = {
+        path: path.stat().st_uid for path in (tmp_path / "spool").rglob("*") if not path.name.startswith("owner-")
+    }
+
+    assert set(owners.values()) == {12345}
+    assert len(owners) == 5

@@ -61,9 +61,8 @@ class Uploads:
         service = (settings.endpoint_url, settings.bucket, settings.path)
         self.spool = Spool(Path(app.instance_path, settings.spool_path), service, settings.fsync)
         self._lock = threading.Lock()
-        # Workers, and how many of them are sending; what is to be sent, and when what failed is to be tried again.
+        # Workers; what they are to send, and what failed and when it is due again.
         self._running = 0
-        self._sending = 0
         self._waiting: deque[_Upload] = deque()
         self._delayed: list[_Upload] = []
         self._errors: dict[str, Exception] = {}
@@ -168,7 +167,7 @@ class Uploads:
             self._sleep(_POLL_INTERVAL)
 
     def drain(self, started_at: float) -> None:
-        """Wait, at the end of the process, for what is being sent; what is to be tried later is for another process.
+        """Wait, at the end of the process, until all is sent; what is not by then is for another process.
 
         :param started_at: When the end of the process began, on the monotonic clock.
         """
@@ -176,9 +175,8 @@ class Uploads:
             return
         self._is_ending = True
         deadline = started_at + self._settings.drain_timeout
-        while (self._sending or self._waiting) and time.monotonic() < deadline:
-            self._sleep(_POLL_INTERVAL)
-        if not self._sending:  # else nobody may take up what is still being sent, until the process is gone
+        self.wait_until_idle(deadline - time.monotonic())
+        if not self._running:  # else nobody may take up what is still being sent, until the process is gone
             self.spool.leave()
 
     def _work(self) -> None:
@@ -194,21 +192,18 @@ class Uploads:
                 continue
             try:
                 self._handle(upload)
-            finally:
-                with self._lock:
-                    self._sending -= 1
+            except Exception:  # the others must be sent all the same
+                self._app.logger.exception("the upload in %s waits for another process", upload.entry.directory)
 
     def _next(self) -> tuple[_Upload | None, float | None]:
         """Return what is to be sent now, or else in how many seconds to look again, or None where nothing is left."""
         if self._waiting:
-            self._sending += 1
             return self._waiting.popleft(), None
-        if not self._delayed or self._is_ending:
+        if not self._delayed:
             return None, None
         pause = self._delayed[0].due_at - time.monotonic()
         if pause > 0:
             return None, min(pause, 0.1)  # another may come meanwhile
-        self._sending += 1
         return heapq.heappop(self._delayed), None
 
     def _handle(self, upload: _Upload) -> None:
@@ -247,9 +242,9 @@ class Uploads:
         return is_cancelled
 
     def _delay(self, upload: _Upload, error: Exception) -> None:
+        if upload.record.attempts == 0:
+            self._app.logger.warning("the upload of %r failed and will be tried again: %s", upload.record.path, error)
         record = self._note_failure(upload, error)
-        if record.attempts == 1:
-            self._app.logger.warning("the upload of %r failed and will be tried again: %s", record.path, error)
         with self._lock:
             heapq.heappush(
                 self._delayed, _Upload(upload.entry, record, time.monotonic() + _pause_after(record.attempts))

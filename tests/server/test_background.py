@@ -857,3 +857,54 @@ def work():
     assert len(saved) > len(deleted) > 0
     assert not deleted & objects(bucket).keys()
     assert re.findall(r"left (.*)", output) == ["[]"] * lines
+
+
+@on_moto
+def test_a_failing_try_is_told_in_one_line_where_gevent_runs_it(machine, proxy, bucket):
+    proxy.go_down()
+    script = machine.start(
+        "print(save(b'content'), flush=True)",
+        first="from gevent import monkey; monkey.patch_all()",
+        stderr=subprocess.PIPE,
+    )
+    path = script.stdout.readline().strip()
+    warning = script.stderr.readline()
+    proxy.come_back()
+
+    _, rest = script.communicate(timeout=TIMEOUT)
+
+    assert "failed and will be tried again" in warning
+    assert "Traceback" not in rest
+    assert objects(bucket) == {path: digest(b"content")}
+    assert machine.spool == []
+
+
+@on_moto
+def test_a_native_thread_of_a_patched_process_sends_too(machine, bucket):
+    path = machine.run(
+        "import gevent\nprint(gevent.get_hub().threadpool.apply(save, (b'content',)))",
+        first="from gevent import monkey; monkey.patch_all()",
+    ).strip()
+
+    assert objects(bucket) == {path: digest(b"content")}
+    assert machine.spool == []
+
+
+@on_moto
+def test_a_reload_leaves_nothing_behind(machine, proxy, bucket):
+    # The new worker looks while the old one is still sending; what that cannot send it takes up later.
+    (machine.directory / "application.py").write_text(
+        "import flask_store.stores.background\nflask_store.stores.background.LOOK_INTERVAL = 0.5\n"
+        + (machine.directory / "application.py").read_text()
+    )
+    proxy.hold()
+    server = machine.serve("gthread", "--graceful-timeout=1", STORE_DRAIN_TIMEOUT=1)
+    path = server.upload(b"content")
+    wait_until(lambda: proxy.received)
+
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "Hang up" in server.log or "HUP" in server.log)
+    proxy.release()
+    wait_until(lambda: server.request("GET", "/pid") and machine.spool == [])
+
+    assert objects(bucket) == {path: digest(b"content")}

@@ -66,6 +66,8 @@ class Uploads:
         self._waiting: deque[_Upload] = deque()
         self._delayed: list[_Upload] = []
         self._errors: dict[str, Exception] = {}
+        # What the log has been told of.
+        self._damaged: set[Path] = set()
         self._look_at = 0.0
         # The thread where greenlets do the work, and gevent: who waits for them there must let its hub run.
         self._hub_thread: int | None = None
@@ -125,8 +127,10 @@ class Uploads:
 
     def _claim(self, with_given_up: bool) -> list[tuple[Entry, Record]]:
         self.spool.sweep()
-        for directory in self.spool.damaged():
+        damaged = set(self.spool.damaged())
+        for directory in damaged - self._damaged:
             self._app.logger.error("the upload in %s cannot be sent: its record cannot be read", directory)
+        self._damaged = damaged
         claimed = []
         for entry, found in self.spool.entries():
             try:

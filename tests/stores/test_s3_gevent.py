@@ -460,3 +460,13 @@ def test_an_application_that_is_gone_leaves_nothing_open(make_app, moto, s3_sess
     assert uploads() is None
     bucket.objects.all().delete()
     bucket.delete()
+
+
+def test_an_upload_that_cannot_be_read_is_told_once(store, caplog):
+    entry, _ = store.uploads.spool.add(io.BytesIO(b"x"), "a.jpg")
+    (entry.directory / "record.json").write_text("")
+
+    store.uploads.resume()
+    store.uploads.resume()
+
+    assert caplog.text.count("its record cannot be read") == 1

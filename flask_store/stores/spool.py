@@ -112,11 +112,9 @@ class Entry:
 
     def cancel(self) -> bool:
         """Have the file be deleted instead; return False if the upload has left the spool."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             (self.directory / _CANCELLED).touch()
-        except FileNotFoundError:
-            return False
-        _hand_over(self.directory / _CANCELLED)
+            _hand_over(self.directory / _CANCELLED)
         return self.directory.exists()  # else it left while it was cancelled, and nobody may have seen that
 
 

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from flask_store.stores import spool as spool_module
 from flask_store.stores.spool import Spool
 
 SERVICE = ("https://s3.example.com", "album")
@@ -202,3 +203,19 @@ def test_what_root_makes_belongs_to_whom_the_directory_belongs(make_spool, tmp_p
 
     assert set(owners.values()) == {12345}
     assert len(owners) == 5
+
+
+def test_an_upload_that_leaves_while_it_is_cancelled_is_no_error(make_spool, monkeypatch):
+    spool = make_spool()
+    entry = add(spool)
+    seen_by_another = make_spool().find("a.txt")
+    hand_over = spool_module._hand_over
+
+    def leave_first(path):
+        spool.take_out(entry)
+        hand_over(path)
+
+    monkeypatch.setattr(spool_module, "_hand_over", leave_first)
+
+    assert not seen_by_another.cancel()
+    assert entry.is_cancelled

@@ -458,6 +458,10 @@ class S3GeventStore(S3Store):
             if entry is not None and entry.cancel():
                 if self.uploads.spool.claim(entry, with_given_up=True):
                     self.uploads.start(entry, entry.record())  # nobody else looks after it
+                elif not entry.directory.exists():
+                    # It was taken out just then, and whoever did that may not have seen it.
+                    with suppress(ServiceError):
+                        super().delete(filename)
                 return
         super().delete(filename)
 

@@ -112,10 +112,13 @@ class Entry:
 
     def cancel(self) -> bool:
         """Have the file be deleted instead; return False if the upload has left the spool."""
-        with contextlib.suppress(FileNotFoundError):
+        try:
             (self.directory / _CANCELLED).touch()
+        except FileNotFoundError:
+            return False
+        with contextlib.suppress(FileNotFoundError):  # it was taken out meanwhile
             _hand_over(self.directory / _CANCELLED)
-        return self.directory.exists()  # else it left while it was cancelled, and nobody may have seen that
+        return True
 
 
 class Spool:

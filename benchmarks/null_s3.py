@@ -57,7 +57,7 @@ class NullS3:
         path, query = urlsplit(target).path, urlsplit(target).query
         if path.startswith("/-/"):
             return self._own(path, body)
-        time.sleep(self.delay)
+        time.sleep(self.delay)  # what is simulated: the way there and back
         if method == "PUT" and "uploadId=" in query:
             self._requests.append("PUT part")
             return 200, {"ETag": '"etag"', **_checksum(headers)}, ""
@@ -109,7 +109,7 @@ def serve(s3: NullS3, connection: socket.socket) -> None:
             method, target, _ = lines[0].split(" ")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
             if headers.get("expect") == "100-continue":
-                time.sleep(s3.continue_delay)
+                time.sleep(s3.continue_delay)  # as above
                 connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             length = int(headers.get("content-length", 0))
             if target.startswith("/-/"):
@@ -145,7 +145,7 @@ def _discard(connection: socket.socket, length: int, done: int, rate: float, scr
             return False
         done += count
         if rate:
-            time.sleep(max(0.0, start + done / rate - time.monotonic()))
+            time.sleep(max(0.0, start + done / rate - time.monotonic()))  # what is simulated: the rate
     return True
 
 

@@ -13,7 +13,7 @@ import contextlib
 import functools
 import heapq
 import os
-import random
+import secrets
 import threading
 import time
 import weakref
@@ -264,12 +264,13 @@ class Uploads:
 
     def _give_up(self, upload: _Upload, error: Exception, was_cancelled: bool) -> None:
         entry = upload.entry
-        record = self._note_failure(upload, error, failed=True)
         self._app.logger.error(
-            "the upload of %r was given up; its bytes are in %s", record.path, entry.directory, exc_info=error
+            "the upload of %r was given up; its bytes are in %s", upload.record.path, entry.directory, exc_info=error
         )
         _forget_frames(error)
+        # Before the record says so: who waits for the file then asks what it was.
         self._errors[entry.name] = error
+        record = self._note_failure(upload, error, failed=True)
         self.spool.give_up(entry)
         if entry.is_cancelled and not was_cancelled and self.spool.claim(entry, with_given_up=True):
             self.start(entry, record)  # it was deleted just now, when nobody could take it up
@@ -349,7 +350,8 @@ def _forget_frames(error: BaseException | None) -> None:
 
 def _pause_after(attempts: int) -> float:
     """Return how many seconds to wait before the next try: about 1, 2, 4, ..., so that processes do not go in step."""
-    return random.uniform(0.5, 1) * min(MAX_PAUSE, 2.0 ** min(attempts, 10))
+    # Not of the process: one that was forked has the same random numbers as the others.
+    return secrets.SystemRandom().uniform(0.5, 1) * min(MAX_PAUSE, 2.0 ** min(attempts, 10))
 
 
 @functools.cache

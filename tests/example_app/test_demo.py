@@ -72,7 +72,7 @@ class Run:
                 return found[1]
             if is_over:
                 break
-            time.sleep(0.05)
+            time.sleep(0.05)  # between two looks, until the deadline: a log tells nobody that it has grown
         pytest.fail(f"it never said {pattern}:\n{self.log.read_text()}")
 
     @property

@@ -64,8 +64,18 @@ def meet(count):
     here.mkdir(parents=True, exist_ok=True)
     (here / str(os.getpid())).touch()
     while len(os.listdir(here)) < count:
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks: the others are processes
     return str(os.getpid())
+"""
+
+# Deletes what it is told.
+DELETING = """
+from flask_store import StoreFile
+print("ready", flush=True)
+paths = sys.stdin.readline().split()
+with app.app_context():
+    for path in paths:
+        StoreFile.from_path(path).delete()
 """
 
 GEVENT_SERVER = """
@@ -353,6 +363,7 @@ from flask_store.stores.connection import S3Connection
 for _ in range(3):
     file = save(bytes(1000))
     file.wait()
+    # Until the thread that did the work is gone, where it goes; that it stays can only be waited for.
     time.sleep(0.2)
 print(sum(isinstance(found, S3Connection) for found in gc.get_objects()))
 """
@@ -688,15 +699,7 @@ paths = [str(save(b"%d" % number)) for number in range(60)]
 print(*paths, flush=True)
 sys.stdin.readline()
 """)
-    deleting = """
-from flask_store import StoreFile
-print("ready", flush=True)
-paths = sys.stdin.readline().split()
-with app.app_context():
-    for path in paths:
-        StoreFile.from_path(path).delete()
-"""
-    others = [machine.start(deleting) for _ in range(2)]
+    others = [machine.start(DELETING) for _ in range(2)]
     for other in others:
         other.stdout.readline()
 
@@ -715,15 +718,7 @@ with app.app_context():
 @on_moto
 def test_several_processes_delete_what_a_killed_one_has_left(machine, proxy, bucket):
     left = leave_behind(machine, proxy, 30)
-    deleting = """
-from flask_store import StoreFile
-print("ready", flush=True)
-paths = sys.stdin.readline().split()
-with app.app_context():
-    for path in paths:
-        StoreFile.from_path(path).delete()
-"""
-    others = [machine.start(deleting) for _ in range(2)]
+    others = [machine.start(DELETING) for _ in range(2)]
     for other in others:
         other.stdout.readline()
 
@@ -789,7 +784,7 @@ def run():
     try:
         work()
         while left():
-            time.sleep(0.001)
+            time.sleep(0.001)  # between two looks: a thread is at work
     except BaseException:
         print("error", traceback.format_exc(), flush=True)
     finally:

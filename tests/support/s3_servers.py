@@ -201,7 +201,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < deadline, f"it took more than {PATIENCE} seconds"
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks, until the deadline
 
 
 def _answers(url: str) -> bool:

@@ -111,7 +111,7 @@ class SlowProxy:
                     if server not in self._open:
                         return
                 if self.rate is not None:
-                    time.sleep(len(chunk) / self.rate)
+                    time.sleep(len(chunk) / self.rate)  # what it is for: the rate
                 server.sendall(chunk)
         _end(server)
 

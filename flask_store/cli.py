@@ -72,6 +72,17 @@ def resume() -> None:
         raise SystemExit(1)
 
 
+@store.command("clean")
+def clean() -> None:
+    """Delete the uploads that were kept for forms that nobody sent again."""
+    store = _provider()()
+    try:
+        count = store.clean(store.settings.keep_uploads)
+    except (StoreError, NotImplementedError) as error:
+        _fail(str(error))
+    click.echo(f"deleted: {count}")
+
+
 def _line(state: str, record: Record) -> str:
     age = timedelta(seconds=round(time.time() - record.saved_at))
     error = f": {record.error}" if record.error else ""

@@ -122,6 +122,10 @@ def _url_prefix(value: object) -> str:
     return f"/{path}" if path else ""
 
 
+#: Longest time that the upload of a form that failed is kept, in seconds: 30 days.
+MAX_KEEP_UPLOADS = 30 * 24 * 3600
+
+
 class Settings:
     """The settings of one application's store.
 
@@ -141,6 +145,8 @@ class Settings:
     directory_mode = Setting("STORE_DIRECTORY_MODE", 0o755, _mode(0o700, "0o755"))
     receive = Setting("STORE_RECEIVE", True, _boolean)
     fsync = Setting("STORE_FSYNC", False, _boolean)
+    #: Seconds that the upload of a form that failed is kept, or 0.
+    keep_uploads = Setting("STORE_KEEP_UPLOADS", 3600, _whole_number(0, MAX_KEEP_UPLOADS, "seconds"))
 
     def __init__(self, app: Flask) -> None:
         self.app = app
@@ -209,6 +215,9 @@ OBJECT_PARAMETERS = {
     "StorageClass": str,
     "Tagging": str,
 }
+
+#: Those of them that say how an object is encrypted.
+ENCRYPTION_PARAMETERS = ("BucketKeyEnabled", "SSEKMSEncryptionContext", "SSEKMSKeyId", "ServerSideEncryption")
 
 #: Canned ACLs (Amazon S3 User Guide, "Access control list (ACL) overview").
 ACLS = (

@@ -109,8 +109,13 @@ def split_extension(name: str) -> tuple[str, str]:
 
 def add_random(name: str) -> str:
     """Return ``name`` with an unguessable part before its extension, still a safe name."""
+    return add_part(name, secrets.token_urlsafe(RANDOM_SIZE))
+
+
+def add_part(name: str, part: str) -> str:
+    """Return ``name`` with a part of letters, digits, ``-`` and ``_`` before its extension, still a safe name."""
     stem, extension = split_extension(name)
-    return _fit(stem, f"_{secrets.token_urlsafe(RANDOM_SIZE)}{extension}")
+    return _fit(stem, f"_{part}{extension}")
 
 
 def _split_short(name: str) -> tuple[str, str]:

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 
 class _Block:
-    """An open block: what to undo if it raises, newest first, and what was saved in it."""
+    """An open block: what to undo if it raises, newest first, what to do if it does not, and what was saved in it."""
 
     def __init__(self, outer: _Block | None) -> None:
         self.outer = outer
         self.is_open = True
         self.undo = ExitStack()
+        self.commit: list[Callable[[], object]] = []
         self.saved: set[tuple[Flask, str]] = set()
 
 
@@ -55,7 +56,11 @@ def transaction() -> Iterator[None]:
         done = block.undo.pop_all()
     if outer is not None:
         outer.undo.push(done)
+        outer.commit += block.commit
         outer.saved |= block.saved
+    else:
+        for finish in block.commit:
+            finish()
 
 
 def on_rollback(undo: Callable[[], object]) -> None:
@@ -63,6 +68,15 @@ def on_rollback(undo: Callable[[], object]) -> None:
     block = _open_block()
     if block is not None:
         block.undo.callback(undo)
+
+
+def on_commit(finish: Callable[[], object]) -> None:
+    """Have ``finish``, which must not raise, called when the outermost open block ends well. Without one it is now."""
+    block = _open_block()
+    if block is None:
+        finish()
+    else:
+        block.commit.append(finish)
 
 
 def record(store: BaseStore, saved: StoreFile | str) -> None:

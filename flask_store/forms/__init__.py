@@ -1,6 +1,6 @@
 """Form integration: fields whose upload is stored once the whole form is valid, and their validators."""
 
-from .fields import StoreFileField
+from .fields import MultipleStoreFileField, StoreFileField
 from .validators import FileAllowed, FileRequired, FileSize, file_allowed, file_required, file_size
 from .widgets import StoreFileInput
 
@@ -8,6 +8,7 @@ __all__ = [
     "FileAllowed",
     "FileRequired",
     "FileSize",
+    "MultipleStoreFileField",
     "StoreFileField",
     "StoreFileInput",
     "file_allowed",

@@ -1,43 +1,43 @@
-"""Form fields whose upload becomes a ``StoreFile``."""
+"""Form fields whose uploads become ``StoreFile`` objects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from flask import current_app, has_request_context, request
 from werkzeug.datastructures import FileStorage
 from wtforms import FileField
+from wtforms.utils import unset_value
+from wtforms.validators import StopValidation
 
 from .. import naming
-from ..exceptions import InvalidNameError, StoreError
+from ..exceptions import InvalidNameError, NotFoundError, StoreError
 from ..extension import store_provider
 from ..files import StoreFile
-from ..transaction import on_rollback
+from ..transaction import on_commit, on_rollback
 from ..utils import rewind
-from .saving import SavedUpload, SavingField
+from . import keeping
+from .keeping import KeptFile, KeptUpload
+from .saving import SavedUpload, SavingField, gone
+from .translation import gettext
 from .widgets import StoreFileInput
 
 #: A directory below the root of the store, or a function that gets the field's form and returns one.
 Destination = str | Callable[[Any], str | None] | None
 
+# What ends the name of the inputs by which a visitor removes a file.
+_CLEAR = "-clear"
 
-class StoreFileField(SavingField, FileField):
-    """A file field that stores its upload once the whole form is valid.
 
-    ``data`` is the upload, a werkzeug ``FileStorage`` with a safe filename, until the form's ``validate`` has
-    returned True, and the :class:`~flask_store.StoreFile` after that. Where nothing was sent it is the existing file
-    or None.
-
-    :param destination: Directory below the root of the store, or a function that gets the field's form when the
-        upload is saved and returns one.
-    """
+class BaseStoreField(SavingField, FileField):
+    """What fields with one file and with several have in common."""
 
     widget = StoreFileInput()
 
-    #: The :class:`~flask_store.StoreFile` that the form was opened with, or None; the same in every state.
-    existing: StoreFile | None
+    #: Whether the visitor may choose several files.
+    multiple: bool
 
     def __init__(
         self,
@@ -49,76 +49,240 @@ class StoreFileField(SavingField, FileField):
     ) -> None:
         super().__init__(label, validators, **kwargs)
         # Macro libraries tell by this name which form must be sent as multipart/form-data.
-        self.type = "FileField"
+        self.type = "MultipleFileField" if self.multiple else "FileField"
         self.destination = destination
-        self.existing = None
-        self._arrived: FileStorage | None = None
-        self._saved_uploads: dict[str, SavedUpload] = {}
+        self._saved_uploads: dict[object, SavedUpload] = {}
+        self._kept: dict[int, KeptUpload | None] = {}
+        # The files that the form was opened with.
+        self._existing: list[StoreFile] = []
+        # What the visitor wants removed: paths of existing files, ids of kept uploads.
+        self._removed: frozenset[str] = frozenset()
+        # Whether a token came that is good for nothing.
+        self._is_lost = False
+        # The uploads as they came, whatever a validator puts in their place, such as a photo without its metadata.
+        self._arrived: list[FileStorage] = []
+        self._refusals: dict[str, list[FileStorage]] = {}
+        self._is_validated = False
+        self._is_saved = False
 
-    def process_data(self, value: object) -> None:
-        if isinstance(value, FileStorage):
-            self.existing, self.data = None, _with_clean_name(value) if value else None
-            # InputRequired and Optional ask for what was sent; without form data that is what was given here.
-            self.raw_data = [self.data] if self.data is not None else None
-        else:
-            self.existing = self.data = self._existing_file(value)
+    @property
+    def files(self) -> list[StoreFile | FileStorage]:
+        """What the field will hold if the form is valid: existing files that stay, and uploads."""
+        raise NotImplementedError
+
+    @property
+    def removed(self) -> frozenset[str]:
+        """What the visitor ticked for removal: paths of existing files, and ids of kept uploads."""
+        return self._removed
+
+    @property
+    def replaced(self) -> list[StoreFile]:
+        """The existing files that a valid form has put others in the place of, or removed; they are still there."""
+        if not self._is_saved:
+            return []
+        values = self._values()
+        return [file for file in self._existing if file not in values]
+
+    def delete_replaced(self) -> None:
+        """Delete the files that are ``replaced``: for after the commit of the database.
+
+        One that cannot be deleted is logged: what the database says is right all the same.
+        """
+        for file in self.replaced:
+            try:
+                file.delete()
+            except (StoreError, OSError):
+                current_app.logger.exception("%s was replaced, but stays in the store", file)
+
+    def kept_uploads(self) -> list[KeptUpload]:
+        """Return what is kept for the next try of a form that failed; the first call has the store keep it."""
+        found = map(self._keep, self._good_uploads())
+        return [kept for kept in found if kept is not None]
+
+    def _keep(self, upload: FileStorage) -> KeptUpload | None:
+        if isinstance(upload, KeptFile):
+            return upload.kept
+        key = id(upload.stream)
+        if key not in self._kept:
+            self._kept[key] = keeping.keep(self, upload)
+        return self._kept[key]
+
+    def _good_uploads(self) -> list[FileStorage]:
+        """Return the uploads that this field's validators have nothing against."""
+        uploads = _uploads_of(self._values())
+        if not self._is_validated:
+            return []
+        if self.save_failed or not self.errors:
+            return uploads
+        if any(error not in self._refusals for error in self.errors):
+            return []  # it does not say which of them is bad
+        refused = {id(upload) for error in self.errors for upload in self._refusals[error]}
+        return [upload for upload in uploads if id(upload) not in refused]
+
+    def note_refusal(self, message: str, uploads: Iterable[FileStorage]) -> None:
+        """Take down what a validator refuses, so that the other uploads can be kept.
+
+        :param message: The message of the error that it raises.
+        :param uploads: Those it is about; none where their number or total is wrong.
+        """
+        self._refusals.setdefault(message, []).extend(uploads)
+
+    def _values(self) -> list[Any]:
+        raise NotImplementedError
+
+    def _set_values(self, values: list[Any]) -> None:
+        raise NotImplementedError
+
+    def _sent(self, uploads: list[FileStorage], tokens: list[str]) -> list[FileStorage]:
+        """Return what was sent with the form, now or before."""
+        raise NotImplementedError
+
+    @property
+    def _present(self) -> list[StoreFile]:
+        """The existing files that stay."""
+        return [file for file in self._existing if str(file) not in self._removed] if self._removed else self._existing
+
+    def process(self, formdata: Any, data: Any = unset_value, extra_filters: Any = None) -> None:
+        self._removed = frozenset(formdata.getlist(self.name + _CLEAR)) if formdata else frozenset()
+        self._is_lost = self._is_validated = self._is_saved = False
+        super().process(formdata, data, extra_filters)
 
     def process_formdata(self, valuelist: Sequence[Any]) -> None:
-        upload = next((value for value in valuelist if isinstance(value, FileStorage) and value), None)
-        if upload is not None:
-            self.data = _with_clean_name(upload)
-        elif any(isinstance(value, str) for value in valuelist):
+        uploads = [_with_clean_name(value) for value in valuelist if isinstance(value, FileStorage) and value]
+        texts = [value for value in valuelist if isinstance(value, str)]
+        tokens = [text for text in texts if text.startswith(keeping.TOKEN_PREFIX)]
+        if len(texts) > len(tokens) and not uploads:
             self._warn_of_enctype()
-        self.raw_data = [self.data] if self.data is not None else ()  # type: ignore[assignment]  # as in Flask-WTF
+        sent = self._sent(uploads, tokens)
+        if sent or self._existing:
+            self._set_values(sent or self._present)
+        # What counts, for InputRequired and Optional; () as in Flask-WTF.
+        values = [value.kept.token if isinstance(value, KeptFile) else value for value in self._values()]
+        self.raw_data = values or ()  # type: ignore[assignment]
+
+    def _find_kept(self, tokens: Iterable[str]) -> list[FileStorage]:
+        found: list[FileStorage] = []
+        for token in tokens:
+            kept = keeping.find(self, token)
+            if kept is None:
+                self._is_lost = True
+            elif kept.id not in self._removed:
+                found.append(KeptFile(kept))
+        return found
+
+    def pre_validate(self, form: Any) -> None:
+        if self._is_lost:
+            self._refuse(gone(self), [])
+        uploads = _uploads_of(self._values())
+        if not self.multiple and uploads and len(self._present) < len(self._existing):
+            self._refuse(gettext(self, "Choose a new file or remove the present one, not both."), [])
+        lost: list[FileStorage] = []
+        for upload in uploads:
+            if isinstance(upload, KeptFile):
+                try:
+                    upload.check()
+                except NotFoundError:
+                    lost.append(upload)
+        if lost:
+            self._refuse(gone(self), lost)
+
+    def _refuse(self, message: str, uploads: list[FileStorage]) -> None:
+        self.note_refusal(message, uploads)
+        raise StopValidation(message)
+
+    def validate(self, form: Any, extra_validators: Any = ()) -> bool:
+        self._refusals = {}
+        self.save_failed = self._is_validated = False
+        try:
+            is_valid = super().validate(form, extra_validators)
+        except StoreError as error:
+            if not any(isinstance(value, KeptFile) for value in self._values()):
+                raise
+            current_app.logger.error("The kept upload of field %r could not be read", self.name, exc_info=error)
+            self.errors = [
+                gettext(self, "The file that was kept cannot be read at the moment. Please try again later.")
+            ]
+            self.save_failed = True
+            is_valid = False
+        self._is_validated = True
+        return is_valid
 
     def show_upload(self) -> None:
-        saved = self._saved_uploads.get(self.name)
-        if saved is not None and self.data is saved.file:
-            self.data = saved.upload
-        # A validator may put something else in its place, such as the photo without its metadata.
-        self._arrived = self.data if isinstance(self.data, FileStorage) else None
-        if self._arrived is not None:
-            rewind(self._arrived.stream)
+        self._is_saved = False
+        values = self._values()
+        if self._saved_uploads:
+            sent = {id(saved.file): saved.upload for saved in self._saved_uploads.values()}
+            values = [sent.get(id(value), value) for value in values]
+        self._arrived = _uploads_of(values)
+        if self._arrived:
+            self._show_arrived()
 
     def restore_upload(self) -> None:
-        if self._arrived is not None:
-            self.data = self._arrived
-            rewind(self._arrived.stream)
+        self._is_saved = False
+        if self._arrived:
+            self._show_arrived()
+
+    def _show_arrived(self) -> None:
+        self._set_values(self._arrived)
+        for upload in self._arrived:
+            rewind(upload.stream)
+
+    def release_upload(self) -> None:
+        for upload in self._arrived:
+            if isinstance(upload, KeptFile):
+                upload.release()
 
     def save_upload(self) -> None:
-        if not isinstance(self.data, FileStorage):
-            return
-        arrived = self._arrived or self.data
-        saved = self._saved_uploads.get(self.name)
-        if saved is None or saved.upload.stream is not arrived.stream:
-            saved = SavedUpload(arrived, self._store(self.data))
-            self._saved_uploads[self.name] = saved
-            on_rollback(partial(self._forget, arrived))
-        self.data = saved.file
+        uploads = _uploads_of(self._values())
+        if uploads:
+            arrived = self._arrived if len(self._arrived) == len(uploads) else uploads
+            files = [self._save(upload, original) for upload, original in zip(uploads, arrived, strict=True)]
+            self._set_values([*self._present, *files] if self.multiple else files)
+        if self._existing:
+            on_rollback(partial(setattr, self, "_is_saved", False))
+        self._is_saved = True
 
-    def _store(self, upload: FileStorage) -> StoreFile:
+    def _save(self, upload: FileStorage, arrived: FileStorage) -> StoreFile:
+        # Not by the name of the field: processing a form again may give an entry of a list another number.
+        upload_id = arrived.kept.id if isinstance(arrived, KeptFile) else id(arrived.stream)
+        key = (keeping.plain_name(self), upload_id)
+        if key not in self._saved_uploads:
+            self._saved_uploads[key] = SavedUpload(arrived, self._store(upload, arrived))
+            on_rollback(partial(self._forget, key))
+        return self._saved_uploads[key].file
+
+    def _forget(self, key: object) -> None:
+        del self._saved_uploads[key]
+        self.restore_upload()
+
+    def _store(self, upload: FileStorage, arrived: FileStorage) -> StoreFile:
         destination = self.destination(self._form) if callable(self.destination) else self.destination
-        stored: StoreFile | str = store_provider()(destination=destination).save(upload)
+        store = store_provider()(destination=destination)
+        if isinstance(upload, KeptFile):
+            return store.promote(upload.kept.id, upload.filename or "")
+        stored: StoreFile | str = store.save(upload)
+        if isinstance(arrived, KeptFile):
+            on_commit(partial(keeping.discard, arrived.kept))
         # A store in the manner of the old reference may return the name alone.
         return stored if isinstance(stored, StoreFile) else StoreFile(stored, destination)
 
-    def _forget(self, upload: FileStorage) -> None:
-        self.data = upload
-        self._saved_uploads.pop(self.name, None)
-
     def populate_obj(self, obj: object, name: str) -> None:
-        """Set an attribute to the relative path of the stored file; leave it alone if nothing was sent.
+        """Set an attribute to what a database keeps of the files; leave it alone if nothing was changed.
 
         :raises StoreError: If there is an upload that is not saved, because the form was not found valid or its
             ``validate`` was not called on the form itself.
         """
-        if isinstance(self.data, FileStorage):
+        values = self._values()
+        if _uploads_of(values):
             raise StoreError(
                 f"the upload of field {self.name!r} is not saved: call form.validate() or form.validate_on_submit(), "
                 "and go on only if it returns True"
             )
-        if self.data is not None and self.data is not self.existing:
-            setattr(obj, name, str(self.data))
+        if values != self._existing:
+            setattr(obj, name, self._stored_value())
+
+    def _stored_value(self) -> Any:
+        raise NotImplementedError
 
     def _existing_file(self, value: object) -> StoreFile | None:
         if isinstance(value, StoreFile):
@@ -141,6 +305,109 @@ class StoreFileField(SavingField, FileField):
                 self.name,
                 request.mimetype or "of no type",
             )
+
+
+class StoreFileField(BaseStoreField):
+    """A file field that stores its upload once the whole form is valid.
+
+    ``data`` is the upload, a werkzeug ``FileStorage`` with a safe filename, until the form's ``validate`` has
+    returned True, and the :class:`~flask_store.StoreFile` after that. Where nothing was sent it is the existing file
+    or None; None, too, where the visitor removed that.
+
+    :param destination: Directory below the root of the store, or a function that gets the field's form when the
+        upload is saved and returns one.
+    """
+
+    multiple = False
+
+    @property
+    def existing(self) -> StoreFile | None:
+        """The :class:`~flask_store.StoreFile` that the form was opened with, or None; the same in every state."""
+        return self._existing[0] if self._existing else None
+
+    @property
+    def files(self) -> list[StoreFile | FileStorage]:
+        return self._values()
+
+    @property
+    def kept(self) -> KeptUpload | None:
+        """What is kept for the next try of a form that failed, or None; see :meth:`kept_uploads`."""
+        return next(iter(self.kept_uploads()), None)
+
+    def process_data(self, value: object) -> None:
+        if isinstance(value, FileStorage):
+            self._existing, self.data = [], _with_clean_name(value) if value else None
+            # InputRequired and Optional ask for what was sent; without form data that is what was given here.
+            self.raw_data = [self.data] if self.data is not None else None
+        else:
+            self.data = self._existing_file(value)
+            self._existing = self._values()
+
+    def _sent(self, uploads: list[FileStorage], tokens: list[str]) -> list[FileStorage]:
+        return uploads[:1] or self._find_kept(tokens[:1])
+
+    def _values(self) -> list[Any]:
+        return [] if self.data is None else [self.data]
+
+    def _set_values(self, values: list[Any]) -> None:
+        self.data = values[0] if values else None
+
+    def _stored_value(self) -> str | None:
+        return None if self.data is None else str(self.data)
+
+
+class MultipleStoreFileField(BaseStoreField):
+    """A field for several files, which stores its uploads, all or none, once the whole form is valid.
+
+    ``data`` is a list: while validators run that of the uploads or, where none came, of the existing files that stay;
+    when the form's ``validate`` has returned True, that of the :class:`~flask_store.StoreFile` objects, the existing
+    ones first. The form is opened with a list of these, or of their relative paths; ``populate_obj`` sets a list of
+    relative paths.
+
+    :param destination: As for :class:`StoreFileField`.
+    """
+
+    multiple = True
+
+    @property
+    def existing(self) -> list[StoreFile]:
+        """The files that the form was opened with; the same in every state."""
+        return list(self._existing)
+
+    @property
+    def files(self) -> list[StoreFile | FileStorage]:
+        uploads = _uploads_of(self.data)
+        return [*self._present, *uploads] if uploads else self._values()
+
+    @property
+    def kept(self) -> list[KeptUpload]:
+        """What is kept for the next try of a form that failed; see :meth:`kept_uploads`."""
+        return self.kept_uploads()
+
+    def process_data(self, value: Any) -> None:
+        values = [value] if isinstance(value, str | StoreFile | FileStorage) else list(value or ())
+        uploads = [_with_clean_name(upload) for upload in _uploads_of(values) if upload]
+        found = [self._existing_file(value) for value in values if not isinstance(value, FileStorage)]
+        self._existing = [file for file in found if file is not None]
+        self.data = uploads or list(self._existing)
+        if uploads:
+            self.raw_data = uploads  # as for one file
+
+    def _sent(self, uploads: list[FileStorage], tokens: list[str]) -> list[FileStorage]:
+        return [*self._find_kept(dict.fromkeys(tokens)), *uploads]
+
+    def _values(self) -> list[Any]:
+        return list(self.data or ())
+
+    def _set_values(self, values: list[Any]) -> None:
+        self.data = list(values)
+
+    def _stored_value(self) -> list[str]:
+        return [str(file) for file in self.data]
+
+
+def _uploads_of(values: Iterable[Any] | None) -> list[FileStorage]:
+    return [value for value in values or () if isinstance(value, FileStorage)]
 
 
 def _with_clean_name(upload: FileStorage) -> FileStorage:

@@ -17,9 +17,10 @@ from werkzeug.datastructures import FileStorage
 from wtforms.fields import Field, FieldList, FormField
 from wtforms.form import BaseForm, Form
 
-from ..exceptions import NotConfiguredError, StoreError
+from ..exceptions import NotConfiguredError, NotFoundError, StoreError
 from ..files import StoreFile
 from ..transaction import transaction
+from .translation import gettext
 
 # Where the outermost form keeps what it saved; that it has it says that its validate saves.
 _SAVED_UPLOADS = "_saved_uploads"
@@ -38,8 +39,11 @@ class SavingField(Field):
 
     _form: Any  # since WTForms 3.3; the stubs are of 3.2
 
-    # By name of field, shared by all store fields of a form: processing a form again makes new fields in its lists.
-    _saved_uploads: dict[str, SavedUpload]
+    # Shared by all store fields of a form: processing a form again makes new fields in its lists.
+    _saved_uploads: dict[object, SavedUpload]
+
+    #: Whether the field's errors are the store's fault, and say nothing against its uploads.
+    save_failed = False
 
     def post_process(self, formdata: Any = None) -> None:
         super().post_process(formdata)  # type: ignore[misc]  # as above
@@ -54,23 +58,31 @@ class SavingField(Field):
         """Have ``data`` be the upload as it arrived, if there is one: the form is not valid, or could not be saved."""
         raise NotImplementedError
 
+    def release_upload(self) -> None:
+        """Let go of what validating the upload has opened."""
+
     def save_upload(self) -> None:
         """Store the upload, if there is one, and have ``data`` be the stored file; once for each upload."""
         raise NotImplementedError
 
 
-def save_after_validation(form: BaseForm) -> dict[str, SavedUpload]:
+def outermost(form: Any) -> Any:
+    """Return the form around a form, at any depth, or the form itself."""
+    while (parent := getattr(form, "_parent_form", None)) is not None:
+        form = parent
+    return form
+
+
+def save_after_validation(form: BaseForm) -> dict[object, SavedUpload]:
     """Have the uploads of a form, or of the form around it, saved when its ``validate`` returns True.
 
-    :returns: What the outermost form has saved, by name of field.
+    :returns: What the outermost form has saved, by what tells an upload from others.
     """
-    root = form
-    while (parent := getattr(root, "_parent_form", None)) is not None:
-        root = parent
+    root = outermost(form)
     if _SAVED_UPLOADS not in vars(root):
         setattr(root, _SAVED_UPLOADS, {})
-        root.validate = functools.partial(_validate_and_save, root, root.validate)  # type: ignore[method-assign]
-    saved_uploads: dict[str, SavedUpload] = getattr(root, _SAVED_UPLOADS)
+        root.validate = functools.partial(_validate_and_save, root, root.validate)
+    saved_uploads: dict[object, SavedUpload] = getattr(root, _SAVED_UPLOADS)
     return saved_uploads
 
 
@@ -84,6 +96,9 @@ def _validate_and_save(form: BaseForm, validate: Callable[..., bool], *args: Any
     except BaseException:
         _restore_uploads(form)
         raise
+    finally:
+        for field in _saving_fields(form):
+            field.release_upload()
     if not valid:
         _restore_uploads(form)
     return valid
@@ -104,6 +119,11 @@ def _takes_extra_validators(validate: Callable[..., bool]) -> bool:
     )
 
 
+def gone(field: Field) -> str:
+    """Return what a visitor is told of a kept upload that is not there, or was never theirs."""
+    return gettext(field, "The file that was kept is no longer there. Please choose it again.")
+
+
 def _save(form: BaseForm) -> bool:
     field = None
     try:
@@ -115,17 +135,22 @@ def _save(form: BaseForm) -> bool:
         if field is None or isinstance(error, NotConfiguredError) or not isinstance(error, StoreError | OSError):
             raise
         current_app.logger.error("The upload of field %r could not be stored", field.name, exc_info=error)
-        field.errors = [*field.errors, field.gettext("The file could not be stored. Please try again later.")]
+        # A kept upload can go at any moment; nothing else that is to be stored is looked for first.
+        is_gone = isinstance(error, NotFoundError)
+        message = gone(field) if is_gone else gettext(field, "The file could not be stored. Please try again later.")
+        field.errors = [*field.errors, message]
+        field.save_failed = not is_gone
         _collect_errors(form)
         return False
     return True
 
 
 def _saving_fields(form: BaseForm) -> list[SavingField]:
-    return [field for field in _fields_below(form) if isinstance(field, SavingField)]
+    return [field for field in fields_below(form) if isinstance(field, SavingField)]
 
 
-def _fields_below(form: BaseForm) -> Iterator[Field]:
+def fields_below(form: BaseForm) -> Iterator[Field]:
+    """Yield every field of a form, also those in forms and lists in it."""
     for field in form:
         yield from _field_and_below(field)
 
@@ -133,7 +158,7 @@ def _fields_below(form: BaseForm) -> Iterator[Field]:
 def _field_and_below(field: Field) -> Iterator[Field]:
     """Yield a field after the fields in it, at any depth."""
     if isinstance(field, FormField):
-        yield from _fields_below(field.form)
+        yield from fields_below(field.form)
     elif isinstance(field, FieldList):
         for entry in field.entries:
             yield from _field_and_below(entry)
@@ -142,7 +167,7 @@ def _field_and_below(field: Field) -> Iterator[Field]:
 
 def _collect_errors(form: BaseForm) -> None:
     """Have each list of fields tell the errors of its entries anew: it copied them while it was validated."""
-    for field in _fields_below(form):
+    for field in fields_below(form):
         if isinstance(field, FieldList):
             errors = [entry.errors for entry in field.entries]
             field.errors = errors if any(errors) else []

@@ -154,6 +154,51 @@ class BaseStore:
         """
         return None
 
+    def keep(self, file: FileStorage) -> str:
+        """Store the upload of a form that failed where nobody sees it, and return the id that it has there.
+
+        The destination does not matter: it may be another one when the form is sent again.
+
+        :raises InvalidNameError: If no file was chosen.
+        :raises ServiceError: If the store fails; nothing of the file is left behind.
+        """
+        self._missing("keep")
+
+    def open_kept(self, id: str) -> BinaryIO:
+        """Return a readable, seekable stream of a kept upload; the caller closes it.
+
+        :raises NotFoundError: If it is gone.
+        """
+        self._missing("open_kept")
+
+    def kept_url(self, id: str) -> str | None:
+        """Return a URL at which a kept upload can be seen for a while, or None where it cannot."""
+        return None
+
+    def promote(self, id: str, filename: str) -> StoreFile:
+        """Move a kept upload to this destination, under a free name, and return the file.
+
+        If the open transaction raises, it is a kept upload again.
+
+        :param filename: What the client called the file.
+        :raises NotFoundError: If the upload is gone, or another request is moving it.
+        :raises ServiceError: If the store fails; the upload is still kept.
+        """
+        self._missing("promote")
+
+    def discard(self, id: str) -> None:
+        """Delete a kept upload. That it is gone already is fine."""
+        self._missing("discard")
+
+    def clean(self, age: int, limit: int | None = None) -> int:
+        """Delete the kept uploads that nobody came back for, the oldest first, and return how many.
+
+        :param age: Since how many seconds at least they have been kept.
+        :param limit: How many to delete at most.
+        :raises ServiceError: If the store fails.
+        """
+        self._missing("clean")
+
     def open(self, filename: str) -> BinaryIO:
         """Return a readable, seekable stream of a file; the caller closes it.
 
@@ -227,7 +272,7 @@ class BaseStore:
 
         :raises InvalidNameError: If no file was chosen.
         """
-        filename = _filename_of(file)
+        filename = filename_of(file)
         if type(self).safe_filename is BaseStore.safe_filename:
             return naming.clean(filename)  # looking for a free name first would be in vain
         name = self.safe_filename(filename)
@@ -267,7 +312,11 @@ def _checked_destination(destination: str | None) -> str | None:
     return path or None
 
 
-def _filename_of(file: FileStorage | None) -> str:
+def filename_of(file: FileStorage | None) -> str:
+    """Return what the client called an upload.
+
+    :raises InvalidNameError: If no file was chosen.
+    """
     if file is not None and not isinstance(file, FileStorage):
         raise TypeError(f"save() takes an uploaded file, a werkzeug FileStorage, not {file!r}")
     if file is None or not file.filename:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, BinaryIO, ClassVar, cast
@@ -15,7 +17,7 @@ from flask import Flask
 from werkzeug.datastructures import FileStorage
 from werkzeug.security import safe_join
 
-from .. import naming
+from .. import naming, signals, transaction
 from ..config import Settings
 from ..exceptions import (
     AlreadyExistsError,
@@ -27,8 +29,9 @@ from ..exceptions import (
 )
 from ..files import StoreFile
 from ..receiving import ReceivedFile
-from .base import MAX_TRIES, BaseStore, FileStat, guess_content_type
-from .staging import StagedFile, fsync_directory, make_directories
+from . import kept, locking
+from .base import MAX_TRIES, BaseStore, FileStat, filename_of, guess_content_type
+from .staging import StagedFile, fsync_directory, link, make_directories
 
 # What the system answers for a path at which there can be no file.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG})
@@ -105,7 +108,7 @@ class LocalStore(BaseStore):
         name = self._wanted_name(file)
         directory = self._directory()
         try:
-            path = self._write(file.stream, f"{directory}/{name}")
+            path = self._write(file.stream, directory, lambda target: self._publish(target, f"{directory}/{name}"))
             if self.settings.fsync:
                 self._keep_or_delete(path)
         except OSError as error:
@@ -114,18 +117,18 @@ class LocalStore(BaseStore):
             raise ServiceError(f"could not store {name!r} in {directory}: {error}") from error
         return StoreFile.of(self, os.path.basename(path))
 
-    def _write(self, stream: IO[bytes], path: str) -> str:
+    def _write(self, stream: IO[bytes], directory: str, publish: Callable[[StagedFile], str]) -> str:
         """Publish an upload that is in this file system already, or else a copy of it; return where."""
         if isinstance(stream, ReceivedFile) and stream.staged is not None:
-            self._make_directory(os.path.dirname(path))
+            self._make_directory(directory)
             try:
-                return stream.publish(lambda target: self._publish(target, path))
+                return stream.publish(publish)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-        with contextlib.closing(self._stage(os.path.dirname(path))) as target:
+        with contextlib.closing(self._stage(directory)) as target:
             target.copy(stream.file if isinstance(stream, ReceivedFile) else stream)
-            return self._publish(target, path)
+            return publish(target)
 
     def _publish(self, target: StagedFile, path: str) -> str:
         """Publish a file under its name or, where that is taken, under one with a random part."""
@@ -169,6 +172,116 @@ class LocalStore(BaseStore):
 
     def _make_directory(self, directory: str) -> None:
         make_directories(Path(directory), self.settings.directory_mode, self.settings.fsync)
+
+    def keep(self, file: FileStorage) -> str:
+        filename_of(file)
+        id = kept.make_id()
+        path = self._kept_path(id)
+        directory = os.path.dirname(path)
+
+        def publish(target: StagedFile) -> str:
+            target.finish(0o600, self.settings.fsync)
+            target.publish(path)
+            return path
+
+        with _translated_errors(id):
+            self._make_directory(self._root)
+            make_directories(Path(directory), 0o700, self.settings.fsync)
+            self._write(file.stream, directory, publish)
+        return id
+
+    def _kept_path(self, id: str) -> str:
+        return os.path.join(self._root, kept.path_of(id))
+
+    def open_kept(self, id: str) -> BinaryIO:
+        with _translated_errors(id):
+            return open(self._kept_path(id), "rb")
+
+    def promote(self, id: str, filename: str) -> StoreFile:
+        name = naming.clean(filename)
+        source = self._kept_path(id)
+        with _translated_errors(id):
+            # Held until the transaction ends, so that of requests that send the same form one gets it.
+            hold = locking.try_hold(source)
+            if hold is None:
+                raise NotFoundError(id)
+            try:
+                os.stat(source)  # who held it before may have moved it
+                path, is_new = self._move(source, f"{self._directory()}/{name}", id)
+            except BaseException:
+                hold.close()
+                raise
+        transaction.on_rollback(functools.partial(self._move_back, path if is_new else None, source, hold))
+        transaction.on_commit(functools.partial(self._forget_kept, source, hold))
+        file = StoreFile.of(self, os.path.basename(path))
+        signals.file_saved.send(self.app, file=file)
+        return file
+
+    def _move(self, source: str, path: str, id: str) -> tuple[str, bool]:
+        """Give a kept upload a free name beside its own; return it, and whether it had none before.
+
+        A process that was killed may have given it one already.
+        """
+        directory, name = os.path.split(path)
+        self._make_directory(directory)
+        os.chmod(source, self.settings.file_mode)
+        for candidate in (path, os.path.join(directory, kept.add_own_part(name, id))):
+            try:
+                self._link(source, candidate)
+            except FileExistsError:
+                if os.path.samefile(source, candidate):
+                    return candidate, False
+            else:
+                if self.settings.fsync:
+                    self._keep_or_delete(candidate)
+                return candidate, True
+        raise AlreadyExistsError(name)
+
+    def _link(self, source: str, target: str) -> None:
+        try:
+            link(source, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with open(source, "rb") as stream, contextlib.closing(self._stage(os.path.dirname(target))) as copy:
+                copy.copy(stream)
+                copy.finish(self.settings.file_mode, self.settings.fsync)
+                copy.publish(target)
+
+    def _move_back(self, path: str | None, source: str, hold: IO[bytes]) -> None:
+        with contextlib.closing(hold), self._logged_errors(source):
+            if path is None:
+                return
+            if os.path.exists(source):
+                os.unlink(path)
+            else:
+                os.rename(path, source)  # a file system without second names
+
+    def _forget_kept(self, source: str, hold: IO[bytes]) -> None:
+        with contextlib.closing(hold), self._logged_errors(source), contextlib.suppress(FileNotFoundError):
+            os.unlink(source)
+
+    @contextlib.contextmanager
+    def _logged_errors(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self.app.logger.exception("the kept upload %s could not be settled", path)
+
+    def discard(self, id: str) -> None:
+        with contextlib.suppress(NotFoundError), _translated_errors(id):
+            os.unlink(self._kept_path(id))
+
+    def clean(self, age: int, limit: int | None = None) -> int:
+        with _translated_errors(kept.PLACE):
+            try:
+                ids = sorted(os.listdir(os.path.join(self._root, kept.PLACE)))
+            except FileNotFoundError:
+                return 0
+        left = list(itertools.islice(kept.expired(ids, age), limit))
+        for id in left:
+            self.discard(id)
+        return len(left)
 
     def open(self, filename: str) -> BinaryIO:
         self.stat(filename)  # opening a FIFO would block

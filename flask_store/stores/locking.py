@@ -31,6 +31,28 @@ def lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def try_hold(path: str) -> IO[bytes] | None:
+    """Open a file and hold it until the result is closed; or return None if it is held already.
+
+    Where a system or file system has no locks, everybody holds it.
+
+    :raises FileNotFoundError: If there is none.
+    """
+    _let_go_in_children()
+    file = open(path, "rb", buffering=0)
+    try:
+        lock(file.fileno())
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        pass
+    if fcntl is None:
+        file.close()  # there an open file could not be deleted
+    _held.add(file)
+    return file
+
+
 def hold(path: Path) -> IO[bytes]:
     """Make a file, which names this process, and hold it until the result is closed.
 

@@ -6,9 +6,10 @@ import functools
 import heapq
 import importlib.util
 import io
+import itertools
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import IO, Any, BinaryIO, ClassVar, cast
@@ -17,8 +18,8 @@ from urllib.parse import quote
 from flask import Flask
 from werkzeug.datastructures import FileStorage
 
-from .. import naming, serving
-from ..config import MAX_URL_EXPIRES, UPLOAD_ID, S3GeventSettings, S3Settings
+from .. import naming, serving, signals, transaction
+from ..config import ENCRYPTION_PARAMETERS, MAX_URL_EXPIRES, UPLOAD_ID, S3GeventSettings, S3Settings
 from ..exceptions import (
     AlreadyExistsError,
     InvalidNameError,
@@ -29,9 +30,9 @@ from ..exceptions import (
 )
 from ..files import StoreFile
 from ..receiving import ReceivedFile
-from . import connection, locking, source
+from . import connection, kept, locking, source
 from .background import Uploads
-from .base import MAX_TRIES, BaseStore, FileStat, guess_content_type
+from .base import MAX_TRIES, BaseStore, FileStat, filename_of, guess_content_type
 from .connection import S3Connection
 from .multipart import MultipartUpload
 from .ranged import BUFFER_SIZE, Body, RangedStream
@@ -41,8 +42,18 @@ from .spool import Entry
 #: Longest object key S3 accepts, in bytes of UTF-8 (Amazon S3 User Guide, "Naming objects").
 MAX_KEY_SIZE = 1024
 
+#: Largest object that S3 copies in one request, in bytes (Amazon S3 API Reference, "CopyObject").
+MAX_COPY_SIZE = 5 * 1024**3
+
+#: Objects that S3 lists in one request (Amazon S3 API Reference, "ListObjectsV2").
+MAX_KEYS = 1000
+
 # ACLs under which anyone may read an object, so that its URL needs no signature.
 _PUBLIC_ACLS = ("public-read", "public-read-write")
+
+
+# What a kept upload has of the parameters of a stored file.
+_KEPT_PARAMETERS = {"ContentType", "ContentDisposition", "Metadata", *ENCRYPTION_PARAMETERS}
 
 
 class S3Store(BaseStore):
@@ -114,6 +125,9 @@ class S3Store(BaseStore):
             raise InvalidNameError(filename, f"its key would have more than {MAX_KEY_SIZE} bytes")
         return key
 
+    def _kept_key(self, id: str) -> str:
+        return self.join(self.settings.path, kept.path_of(id))
+
     def _place(self, key: str) -> dict[str, str]:
         return {"Bucket": self.settings.bucket, "Key": key}
 
@@ -155,40 +169,44 @@ class S3Store(BaseStore):
 
     def save(self, file: FileStorage) -> StoreFile:
         name = self._wanted_name(file)
-        try:
-            with source.opened(file.stream) as content:
-                if content.size > self.settings.multipart_threshold:
-                    name = naming.add_random(name)
-                    self._save_in_parts(name, content, _make_upload_id())
-                else:
-                    name = self._save_at_once(name, content)
-        except OSError as error:
-            if isinstance(error, AlreadyExistsError):
-                raise
-            raise ServiceError(f"could not read the upload of {name!r}: {error}") from error
+        with self._upload_errors(name), source.opened(file.stream) as content:
+            if content.size > self.settings.multipart_threshold:
+                name = naming.add_random(name)
+                upload_id = _make_upload_id()
+                self._save_in_parts(self._key(name), self._object_parameters(name, upload_id), content)
+            else:
+                name = self._save_at_once(name, content)
         return StoreFile.of(self, name)
+
+    @contextmanager
+    def _upload_errors(self, name: str | None) -> Iterator[None]:
+        try:
+            yield
+        except StoreError:
+            raise
+        except OSError as error:
+            raise ServiceError(f"could not read the upload of {name!r}: {error}") from error
 
     def _save_at_once(self, wanted: str, content: Source) -> str:
         """Store a file under the name that it wants or, where that is taken, under one with a random part."""
         upload_id = _make_upload_id()
         name = wanted
         for _ in range(MAX_TRIES):
-            if self._put(name, content, upload_id):
+            if self._put(self._key(name), self._object_parameters(name, upload_id), content):
                 return name
             name = naming.add_random(wanted)
         place = f"{self._key(wanted)!r} in bucket {self.settings.bucket!r}"
         raise ServiceError(f"could not store {place}: the service says of {MAX_TRIES} names that they are taken")
 
-    def _put(self, name: str, content: Source, upload_id: str) -> bool:
-        """Store a file under a name; return False, with nothing done, if another file has it."""
+    def _put(self, key: str, parameters: dict[str, Any], content: Source) -> bool:
+        """Store a file under a key; return False, with nothing done, if another file has it."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        key = self._key(name)
         with self._errors("store", key):
             try:
                 answer = self._client.put_object(
                     **self._place(key),
-                    **self._object_parameters(name, upload_id),
+                    **parameters,
                     Body=content.part(0, content.size),
                     IfNoneMatch="*",
                 )
@@ -198,7 +216,7 @@ class S3Store(BaseStore):
                     return False
                 # An earlier try may have stored the file, and only its answer have been lost.
                 owner = self._probable_owner(key) if connection.is_uncertain(error) else None
-                if owner == upload_id:
+                if owner == parameters["Metadata"][UPLOAD_ID]:
                     return True
                 if owner is not None:
                     return False
@@ -206,13 +224,12 @@ class S3Store(BaseStore):
                 raise
         return True
 
-    def _save_in_parts(self, name: str, content: Source, upload_id: str, is_repeated: bool = False) -> None:
-        key = self._key(name)
+    def _save_in_parts(self, key: str, parameters: dict[str, Any], content: Source, is_repeated: bool = False) -> None:
         with self._errors("store", key):
             self._multipart_upload(key, is_repeated).run(
                 content,
-                self._object_parameters(name, upload_id),
-                is_stored=lambda: self._probable_owner(key) == upload_id,
+                parameters,
+                is_stored=lambda: self._probable_owner(key) == parameters["Metadata"][UPLOAD_ID],
             )
 
     def _multipart_upload(self, key: str, may_be_others: bool) -> MultipartUpload:
@@ -248,8 +265,99 @@ class S3Store(BaseStore):
             parameters["ACL"] = self.settings.acl
         return parameters
 
+    def keep(self, file: FileStorage) -> str:
+        id = kept.make_id()
+        key = self._kept_key(id)
+        parameters = self._object_parameters(naming.clean(filename_of(file)), id)
+        # It is for nobody's eyes and may go at any time, whatever is right for stored files.
+        parameters = {name: value for name, value in parameters.items() if name in _KEPT_PARAMETERS}
+        with self._upload_errors(file.filename), source.opened(file.stream) as content:
+            if content.size > MAX_COPY_SIZE:
+                raise StoreError(f"an upload of more than {MAX_COPY_SIZE} bytes cannot be kept: S3 would not move it")
+            if content.size > self.settings.multipart_threshold:
+                self._save_in_parts(key, parameters, content)
+            else:
+                self._put(key, parameters, content)
+        return id
+
+    def open_kept(self, id: str) -> BinaryIO:
+        return self._open(id, self._kept_key(id))
+
+    def kept_url(self, id: str) -> str | None:
+        key = self._kept_key(id)
+        with self._errors("sign a URL of", key):
+            return self._connection.steady_url(key, self.settings.url_expires)
+
+    def promote(self, id: str, filename: str) -> StoreFile:
+        # One request after the other may try, also after a crash: under this name they make one object. A condition on
+        # the copy, which would allow any name, is ignored by some services.
+        name = kept.add_own_part(naming.clean(filename), id)
+        is_new = self._copy_kept(id, name)
+        if is_new:
+            transaction.on_rollback(functools.partial(self._settle, id, self._take_back, name))
+        transaction.on_commit(functools.partial(self._settle, id, self._forget_kept, name))
+        file = StoreFile.of(self, name)
+        signals.file_saved.send(self.app, file=file)
+        return file
+
+    def _copy_kept(self, id: str, name: str) -> bool:
+        """Give a kept upload its name, if it does not have it; return whether it did not."""
+        key = self._key(name)
+        upload_id = kept.own_part(id)
+        with self._reading_errors(id, key):
+            if self._owner(key) == upload_id:
+                return False
+            answer = self._client.copy_object(
+                **self._place(key),
+                **self._object_parameters(name, upload_id),
+                CopySource=self._place(self._kept_key(id)),
+                MetadataDirective="REPLACE",
+                TaggingDirective="REPLACE",
+            )
+            connection.check_answer(answer, "CopyObjectResult")
+        return True
+
+    def _settle(self, id: str, settle: Callable[[str, str], None], name: str) -> None:
+        try:
+            settle(id, name)
+        except StoreError:
+            self.app.logger.exception("the kept upload %s could not be settled", self._kept_key(id))
+
+    def _take_back(self, id: str, name: str) -> None:
+        key = self._kept_key(id)
+        with self._errors("look for", key):
+            is_kept = self._head(key) is not None
+        if is_kept:  # else another request, with the same token, has made it final
+            self.delete(name)
+
+    def _forget_kept(self, id: str, name: str) -> None:
+        self._copy_kept(id, name)  # another request, with the same token, may have taken it back
+        self.discard(id)
+
+    def discard(self, id: str) -> None:
+        key = self._kept_key(id)
+        with self._errors("delete", key):
+            self._client.delete_object(**self._place(key))
+
+    def clean(self, age: int, limit: int | None = None) -> int:
+        start = self.join(self.settings.path, kept.PLACE) + "/"
+        count = 0
+        with self._errors("list", start):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.settings.bucket,
+                Prefix=start,
+                PaginationConfig={"PageSize": min(limit or MAX_KEYS, MAX_KEYS)},
+            )
+            ids = (found["Key"].removeprefix(start) for page in pages for found in page.get("Contents", []))
+            for id in itertools.islice(kept.expired(ids, age), limit):
+                self.discard(id)
+                count += 1
+        return count
+
     def open(self, filename: str) -> BinaryIO:
-        key = self._key(filename)
+        return self._open(filename, self._key(filename))
+
+    def _open(self, filename: str, key: str) -> BinaryIO:
         with self._reading_errors(filename, key):
             answer = self._client.get_object(**self._place(key))
             connection.check_answer(answer, "ETag")
@@ -374,14 +482,14 @@ class S3GeventStore(S3Store):
         :param is_repeated: Whether it may be there already, from a try whose answer was lost.
         :raises ServiceError: If that fails.
         """
-        key = self._key(filename)
+        key, parameters = self._key(filename), self._object_parameters(filename, upload_id)
         with self._errors("store", key):
             if is_repeated and self._owner(key) == upload_id:
                 self._multipart_upload(key, may_be_others=True).abort()
                 return
         if content.size > self.settings.multipart_threshold:
-            self._save_in_parts(filename, content, upload_id, is_repeated)
-        elif not self._put(filename, content, upload_id):
+            self._save_in_parts(key, parameters, content, is_repeated)
+        elif not self._put(key, parameters, content):
             with self._errors("store", key):
                 if self._owner(key) != upload_id:
                     raise AlreadyExistsError(filename)

@@ -107,14 +107,9 @@ class StagedFile:
         os.link(source, target, src_dir_fd=self._descriptor, follow_symlinks=True)
 
     def _publish_named(self, path: Path, target: str | Path) -> None:
-        try:
-            os.link(path, target)
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
-            if os.name == "nt":
-                self._close_file()  # an open file cannot be renamed there
-            _rename_exclusively(path, target)
+        if os.name == "nt":
+            self._close_file()  # an open file cannot be renamed there
+        link(path, target)
 
     def close(self) -> None:
         """Let go of what is not published."""
@@ -130,6 +125,19 @@ class StagedFile:
             elif self._descriptor >= 0:
                 os.close(self._descriptor)
         self._descriptor = -1
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name or, where the file system has no second names, another one.
+
+    :raises FileExistsError: If the name is taken.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        _rename_exclusively(source, target)
 
 
 @functools.cache
@@ -191,7 +199,7 @@ def _kernel_copies() -> Iterator[Callable[[int, int, int], int]]:
         yield lambda source, target, position: os.sendfile(target, source, position, _KERNEL_CHUNK_SIZE)
 
 
-def _rename_exclusively(source: Path, target: str | Path) -> None:
+def _rename_exclusively(source: str | Path, target: str | Path) -> None:
     if os.name == "nt":
         os.rename(source, target)  # fails there if the target exists
         return

@@ -27,13 +27,16 @@ def get(app):
 @pytest.mark.usefixtures("get")
 class TestWithoutAnExistingFile:
     def test_the_input_is_a_file_input_with_the_rules_of_the_validators(self):
-        assert PhotoForm().photo() == '<input accept=".jpg,.png" id="photo" name="photo" required type="file">'
+        assert PhotoForm().photo() == (
+            '<input accept=".jpg,.png" data-accept-message="Only these types of files are allowed: jpg, png." '
+            'data-store-file id="photo" name="photo" required type="file">'
+        )
 
     def test_a_field_without_validators_has_no_rules(self):
         class FreeForm(FlaskForm):
             photo = StoreFileField()
 
-        assert FreeForm().photo() == '<input id="photo" name="photo" type="file">'
+        assert FreeForm().photo() == '<input data-store-file id="photo" name="photo" type="file">'
 
     def test_a_macro_may_say_that_it_is_not_required(self):
         assert " required" not in PhotoForm().photo(required=False)
@@ -44,8 +47,9 @@ class TestWithAnExistingFile:
         row = SimpleNamespace(photo="photos/sea.jpg")
 
         assert PhotoForm(obj=row).photo() == (
-            '<a class="store-file" href="/uploads/photos/sea.jpg">sea.jpg</a> '
-            '<input accept=".jpg,.png" id="photo" name="photo" type="file">'
+            '<span class="store-file-existing"><a class="store-file" href="/uploads/photos/sea.jpg">sea.jpg</a></span> '
+            '<input accept=".jpg,.png" data-accept-message="Only these types of files are allowed: jpg, png." '
+            'data-store-file id="photo" name="photo" type="file">'
         )
 
     def test_a_file_on_its_way_is_named_and_not_linked(self, make_app, upload):
@@ -57,7 +61,9 @@ class TestWithAnExistingFile:
             html = PhotoForm(obj=SimpleNamespace(photo=saved)).photo()
             saved.delete()
 
-        assert html.startswith(f'<span class="store-file">{saved.filename}</span> <input ')
+        assert html.startswith(
+            f'<span class="store-file-existing"><span class="store-file">{saved.filename}</span></span> <input '
+        )
 
     def test_the_link_is_escaped(self, get):
         row = SimpleNamespace(photo="a & 'b' 100%.jpg")
@@ -87,14 +93,14 @@ class TestWithAnExistingFile:
         assert " required" in StrictForm().photo()
         assert " required" not in StrictForm(obj=SimpleNamespace(photo="sea.jpg")).photo()
 
-    def test_a_failed_submission_shows_the_existing_file_not_the_new_one(self, post):
+    def test_a_failed_submission_links_to_the_existing_file_and_not_to_the_new_one(self, post):
         with post({"title": "", "photo": (b"new", "new.jpg")}):
             form = PhotoForm(obj=SimpleNamespace(photo=StoreFile("old.jpg")))
             assert not form.validate_on_submit()
             html = form.photo()
 
         assert ">old.jpg</a>" in html
-        assert "new.jpg" not in html
+        assert "new.jpg</a>" not in html
 
     def test_a_successful_submission_can_still_be_shown(self, post):
         with post({"title": "Sea", "photo": (b"new", "new.jpg")}):
@@ -104,8 +110,8 @@ class TestWithAnExistingFile:
             assert ">old.jpg</a>" in form.photo()
 
 
-def test_a_failed_submission_without_an_existing_file_can_be_shown(post):
-    with post({"title": "", "photo": (b"new", "new.jpg")}):
+def test_a_failed_submission_without_an_upload_can_be_shown(post):
+    with post({"title": ""}):
         form = PhotoForm()
         assert not form.validate_on_submit()
         html = form.photo()

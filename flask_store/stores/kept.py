@@ -1,0 +1,58 @@
+"""Kept uploads, as far as stores have them in common: where they are, and what they are called."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+
+from .. import naming
+from ..exceptions import NotFoundError
+
+#: The place of kept uploads, below the root of a store. No stored file is there: a name with a leading dot is never
+#: listed, served or given.
+PLACE = ".kept"
+
+# When it was kept, in seconds since 1970, so that the oldest come first; and 128 random bits.
+_ID = re.compile(r"([0-9a-f]{10})-[0-9a-f]{32}")
+
+
+def make_id() -> str:
+    """Return an id for an upload that is kept now."""
+    return f"{int(time.time()):010x}-{secrets.token_hex(16)}"
+
+
+def path_of(id: str) -> str:
+    """Return the path of a kept upload from the root of its store. Whatever reaches for one asks here.
+
+    :raises NotFoundError: If there can be none of that id.
+    """
+    if not _ID.fullmatch(id):
+        raise NotFoundError(id)
+    return f"{PLACE}/{id}"
+
+
+def add_own_part(name: str, id: str) -> str:
+    """Return the name of a kept upload that no other has: always the same one, which does not tell the id."""
+    return naming.add_part(name, own_part(id))
+
+
+def own_part(id: str) -> str:
+    """Return what tells a kept upload from all others, and does not tell the id."""
+    digest = hashlib.sha256(id.encode()).digest()[: naming.RANDOM_SIZE]
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def expired(ids: Iterable[str], age: int) -> Iterator[str]:
+    """Yield the ids, of some in their order, of uploads that have been kept for ``age`` seconds; then stop."""
+    before = time.time() - age
+    for id in ids:
+        match = _ID.fullmatch(id)
+        if match is None:
+            continue
+        if int(match[1], 16) > before:
+            return
+        yield id

@@ -14,6 +14,8 @@ from flask_store.sqla import StoreFileType
 
 from .extensions import db
 
+MAX_TAGS_LENGTH = 100
+
 #: What a database takes for a number at most.
 MAX_ID = 2**63 - 1
 
@@ -23,10 +25,13 @@ class Picture(db.Model):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str] = mapped_column(String(100))
+    #: With commas between them.
+    tags: Mapped[str] = mapped_column(String(MAX_TAGS_LENGTH), default="")
     photo: Mapped[StoreFile] = mapped_column(StoreFileType)
     filename: Mapped[str] = mapped_column(String(MAX_NAME_SIZE))
     #: In bytes.
     size: Mapped[int]
+    document: Mapped[StoreFile | None] = mapped_column(StoreFileType)
     #: In UTC.
     created: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC))
 

@@ -11,7 +11,7 @@ from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 from flask_store import StoreError, StoreFile
 
 from .extensions import db, store
-from .forms import DeleteForm, PictureForm
+from .forms import AddForm, DeleteForm, EditForm
 from .models import MAX_ID, Picture
 
 album = Blueprint("album", __name__)
@@ -37,21 +37,29 @@ def photos() -> ResponseReturnValue:
 
 @album.route("/add", methods=["GET", "POST"])
 def add() -> ResponseReturnValue:
-    picture = Picture()
-    form = PictureForm()
-    if save(form, picture):
-        return shown_in_album(picture)
+    form = AddForm()
+    # Photos and rows are stored together, or none of them.
+    with store.transaction():
+        if form.validate_on_submit():
+            pictures = form.pictures()
+            db.session.add_all(pictures)
+            db.session.commit()
+            return shown_in_album(pictures[0])
     return render_template("add.html", form=form)
 
 
 @album.route(f"/<int(max={MAX_ID}):id>/edit", methods=["GET", "POST"])
 def edit(id: int) -> ResponseReturnValue:
     picture = db.get_or_404(Picture, id)
-    before = picture.photo
-    form = PictureForm(obj=picture)
-    if save(form, picture):
-        if picture.photo != before:
-            discard(before)
+    form = EditForm(obj=picture)
+    with store.transaction():
+        is_saved = form.validate_on_submit()
+        if is_saved:
+            form.populate_obj(picture)
+            db.session.commit()
+    if is_saved:
+        form.photo.delete_replaced()
+        form.document.delete_replaced()
         return shown_in_album(picture)
     return render_template("edit.html", form=form, picture=picture)
 
@@ -63,29 +71,19 @@ def delete(id: int) -> ResponseReturnValue:
     if form.validate_on_submit():
         db.session.delete(picture)
         db.session.commit()
-        discard(picture.photo)
+        for file in filter(None, [picture.photo, picture.document]):
+            discard(file)
         flash(f"“{picture.title}” is deleted.", "success")
         return redirect(url_for(".index"))
     return render_template("delete.html", form=form, picture=picture)
 
 
-def save(form: PictureForm, picture: Picture) -> bool:
-    """Store the photo and the row, both or neither; return False if the form is not valid."""
-    with store.transaction():
-        if not form.validate_on_submit():
-            return False
-        form.populate_obj(picture)
-        db.session.add(picture)
-        db.session.commit()
-    return True
-
-
-def discard(photo: StoreFile) -> None:
-    """Delete a photo that no row names any more; if that fails, the album is right all the same."""
+def discard(file: StoreFile) -> None:
+    """Delete a file that no row names any more; if that fails, the album is right all the same."""
     try:
-        photo.delete()
+        file.delete()
     except StoreError:
-        current_app.logger.exception("%s is in no album, but stays in the store", photo)
+        current_app.logger.exception("%s is in no album, but stays in the store", file)
 
 
 def shown_in_album(picture: Picture) -> ResponseReturnValue:

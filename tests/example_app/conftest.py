@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import s3_servers
 import skimage
 import slow_proxy
 from flask import Flask
-from werkzeug.datastructures import FileStorage
+from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.test import Client, TestResponse, encode_multipart
 
 from example_app import create_app
@@ -52,8 +52,14 @@ class Place:
     environment: Mapping[str, str]
     #: Start of the photos' URLs in a page.
     url: str
-    #: Tells the paths of all files that are there.
-    stored: Callable[[], list[str]]
+    #: Tells the paths of all files that are there, also of those that are kept for a form.
+    files: Callable[[], list[str]]
+
+    def stored(self) -> list[str]:
+        return [path for path in self.files() if not path.startswith(".kept/")]
+
+    def kept(self) -> list[str]:
+        return [path for path in self.files() if path.startswith(".kept/")]
 
 
 @pytest.fixture(params=["local", "moto", pytest.param("ceph", marks=pytest.mark.ceph)])
@@ -87,10 +93,10 @@ def place(request: pytest.FixtureRequest, kind: str, instance: Path) -> Place:
 
 
 def _local_place(root: Path) -> Place:
-    def stored() -> list[str]:
+    def files() -> list[str]:
         return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
-    return Place("local", {}, "/uploads/", stored)
+    return Place("local", {}, "/uploads/", files)
 
 
 def _s3_place(server: s3_servers.S3Server, bucket: Any, configuration: str, endpoint: str) -> Place:
@@ -109,6 +115,12 @@ def _s3_place(server: s3_servers.S3Server, bucket: Any, configuration: str, endp
 def stored(place: Place) -> Callable[[], list[str]]:
     """Return a function that tells the paths of all files in the album's store."""
     return place.stored
+
+
+@pytest.fixture
+def kept(place: Place) -> Callable[[], list[str]]:
+    """Return a function that tells the paths of the uploads that are kept for forms that failed."""
+    return place.kept
 
 
 @pytest.fixture
@@ -162,16 +174,34 @@ class Visitor:
             content: bytes = response.read()
         return content
 
-    def send(self, url: str, photo: Path | None = None, **fields: str) -> TestResponse:
-        token = re.search(r'name="csrf_token" type="hidden" value="([^"]+)"', self.open(url).text)
-        assert token is not None, f"no form on {url}"
-        return self.send_alone(url, photo, csrf_token=token[1], **fields)
+    def send(self, url: str, photo: Path | None = None, **fields: str | Path | list[Path]) -> TestResponse:
+        return self.send_again(url, self.open(url).text, photo, **fields)
 
-    def send_alone(self, url: str, photo: Path | None = None, **fields: str) -> TestResponse:
+    def send_again(
+        self, url: str, page: str, photo: Path | None = None, **fields: str | Path | list[Path]
+    ) -> TestResponse:
+        """Send the form of a page, with what is hidden in it."""
+        inputs = re.findall(r'<input [^>]*type="hidden"[^>]*>', page)
+        hidden = [(re.search(r' name="([^"]+)"', tag)[1], re.search(r' value="([^"]+)"', tag)[1]) for tag in inputs]  # type: ignore[index]
+        assert any(name == "csrf_token" for name, _ in hidden), f"no form on {url}"
+        return self.send_alone(url, photo, hidden, **fields)
+
+    def send_alone(
+        self,
+        url: str,
+        photo: Path | None = None,
+        hidden: Iterable[tuple[str, str]] = (),
+        **fields: str | Path | list[Path],
+    ) -> TestResponse:
         """Send a form without having opened its page."""
-        content, name = (photo.read_bytes(), photo.name) if photo else (b"", "")
+        parts = MultiDict[str, str | FileStorage](hidden)
+        for name, value in {"photo": photo or [], **fields}.items():
+            for one in value if isinstance(value, list) else [value]:
+                parts.add(name, FileStorage(io.BytesIO(one.read_bytes()), one.name) if isinstance(one, Path) else one)
+        if "photo" not in parts:
+            parts.add("photo", FileStorage(io.BytesIO(), ""))
         # Given the fields, the client would keep a large body in a temporary file that it does not close.
-        boundary, body = encode_multipart({**fields, "photo": FileStorage(io.BytesIO(content), name)})
+        boundary, body = encode_multipart(parts)
         content_type = f"multipart/form-data; boundary={boundary}"
         return self.client.post(url, data=body, content_type=content_type, follow_redirects=True, buffered=True)
 

@@ -10,10 +10,10 @@ from flask import current_app, has_request_context, request
 from werkzeug.datastructures import FileStorage
 from wtforms import FileField
 from wtforms.utils import unset_value
-from wtforms.validators import StopValidation
+from wtforms.validators import StopValidation, ValidationError
 
 from .. import naming
-from ..exceptions import InvalidNameError, NotFoundError, StoreError
+from ..exceptions import InvalidNameError, StoreError
 from ..extension import store_provider
 from ..files import StoreFile
 from ..transaction import on_commit, on_rollback
@@ -171,24 +171,25 @@ class BaseStoreField(SavingField, FileField):
         return found
 
     def pre_validate(self, form: Any) -> None:
-        if self._is_lost:
-            self._refuse(gone(self), [])
+        self._leave_out_gone()
         uploads = _uploads_of(self._values())
+        if self._is_lost:
+            message = gone(self)
+            self.note_refusal(message, [])
+            # The other uploads are judged all the same, or they could not be kept.
+            raise ValidationError(message) if uploads else StopValidation(message)
         if not self.multiple and uploads and len(self._present) < len(self._existing):
-            self._refuse(gettext(self, "Choose a new file or remove the present one, not both."), [])
-        lost: list[FileStorage] = []
-        for upload in uploads:
-            if isinstance(upload, KeptFile):
-                try:
-                    upload.check()
-                except NotFoundError:
-                    lost.append(upload)
-        if lost:
-            self._refuse(gone(self), lost)
+            message = gettext(self, "Choose a new file or remove the present one, not both.")
+            self.note_refusal(message, [])
+            raise ValidationError(message)
 
-    def _refuse(self, message: str, uploads: list[FileStorage]) -> None:
-        self.note_refusal(message, uploads)
-        raise StopValidation(message)
+    def _leave_out_gone(self) -> None:
+        uploads = _uploads_of(self._values())
+        left = [upload for upload in uploads if not (isinstance(upload, KeptFile) and upload.is_gone())]
+        if len(left) < len(uploads):
+            self._is_lost = True
+            self._arrived = left
+            self._set_values(left or self._present)
 
     def validate(self, form: Any, extra_validators: Any = ()) -> bool:
         self._refusals = {}

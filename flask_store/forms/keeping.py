@@ -20,7 +20,7 @@ from wtforms.csrf.core import CSRFTokenField
 
 from .. import signing
 from ..config import Settings
-from ..exceptions import StoreError
+from ..exceptions import NotFoundError, StoreError
 from ..extension import store_provider
 from ..stores.base import BaseStore, guess_content_type
 from .saving import SavingField, fields_below, outermost
@@ -68,13 +68,16 @@ class KeptFile(FileStorage):
         stream = cast(IO[bytes], io.BufferedReader(self._source))
         super().__init__(stream, kept.filename, content_type=guess_content_type(kept.filename))
 
-    def check(self) -> None:
-        """Make sure that it is still there.
+    def is_gone(self) -> bool:
+        """Return whether the store has it no more.
 
-        :raises NotFoundError: If it is not.
         :raises ServiceError: If the store cannot tell.
         """
-        self._source.open()
+        try:
+            self._source.open()
+        except NotFoundError:
+            return True
+        return False
 
     def release(self) -> None:
         """Let go of what reading has opened; it is opened again when it is read again."""

@@ -25,6 +25,11 @@ pytestmark = pytest.mark.browser
 on_disk = pytest.mark.parametrize("kind", ["local"], indirect=True)
 in_background = pytest.mark.parametrize("kind", ["background"], indirect=True)
 
+without_script = pytest.mark.parametrize("has_script", [False], indirect=True, ids=["without-script"])
+with_and_without_script = pytest.mark.parametrize(
+    "has_script", [True, False], indirect=True, ids=["with-script", "without-script"]
+)
+
 expect.set_options(timeout=30_000)
 
 ROOT = Path(__file__).parent.parent.parent
@@ -122,9 +127,17 @@ def wait_for_answer(server: subprocess.Popen[bytes], port: int, log: Path) -> No
 
 
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
+def has_script(request: pytest.FixtureRequest) -> bool:
+    """Whether the browser runs JavaScript: a test that wants to do without parametrises this."""
+    return getattr(request, "param", True)
+
+
+@pytest.fixture
+def page(browser: Browser, address: str, has_script: bool) -> Iterator[Page]:
     """A window on the album."""
-    context = browser.new_context(base_url=address, viewport={"width": 1000, "height": 700})
+    context = browser.new_context(
+        base_url=address, viewport={"width": 1000, "height": 700}, java_script_enabled=has_script
+    )
     context.set_default_timeout(PATIENCE * 1000)
     page = context.new_page()
     page.goto("/")
@@ -141,9 +154,10 @@ def blue_marble(tmp_path: Path) -> Path:
     return target
 
 
-def add(page: Page, title: str, photo: Path) -> None:
-    page.get_by_role("link", name="Add a photo").first.click()
+def add(page: Page, title: str, photo: Path | list[Path], tags: str = "") -> None:
+    page.get_by_role("link", name="Add photos").first.click()
     page.get_by_label("Title").fill(title)
+    page.get_by_label("Tags").fill(tags)
     page.get_by_label("Photo").set_input_files(photo)
     page.get_by_role("button", name="Add to the album").click()
 
@@ -301,15 +315,16 @@ def test_the_edit_page_shows_the_photograph_before_and_after_an_error(page, phot
 
 
 @on_disk
+@with_and_without_script
 def test_a_text_file_is_refused_beside_the_field_and_nothing_is_stored(page, tmp_path, stored):
     notes = tmp_path / "メモ.txt"
     notes.write_text("no photograph")
 
     add(page, "Notes", notes)
 
-    expect(page.locator("#photo.is-invalid")).to_be_visible()
+    expect(page.locator("#photo.is-invalid, #photo:invalid")).to_be_visible()
     expect(page.locator("#photo ~ .invalid-feedback")).to_have_text(
-        "Only these types of files are allowed: jpg, jpeg, png, gif, webp, avif."
+        "メモ.txt: Only these types of files are allowed: jpg, jpeg, png, gif, webp, avif."
     )
     expect(page.get_by_label("Title")).to_have_value("Notes")
     assert stored() == []
@@ -333,17 +348,127 @@ def test_the_browser_asks_for_the_fields_that_are_required_and_offers_photograph
 
 
 @on_disk
-def test_a_file_above_the_limit_gets_a_friendly_page(page, tmp_path, stored):
+@without_script
+def test_a_file_above_the_limit_of_the_application_gets_a_friendly_page(page, tmp_path, stored):
     huge = tmp_path / "huge.jpg"
     with huge.open("wb") as file:
         file.truncate(40 * 1024 * 1024)
 
     add(page, "Huge", huge)
 
-    expect(page.get_by_role("heading", name="This photo is too large")).to_be_visible()
+    expect(page.get_by_role("heading", name="This is too large")).to_be_visible()
     assert stored() == []
-    page.get_by_role("link", name="Choose another photo").click()
-    expect(page.get_by_role("heading", name="Add a photo")).to_be_visible()
+    page.get_by_role("link", name="Choose again").click()
+    expect(page.get_by_role("heading", name="Add photos")).to_be_visible()
+
+
+@on_disk
+def test_files_above_the_limit_of_the_application_get_a_friendly_page_from_the_script_too(page, tmp_path, stored):
+    large = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for path in large:
+        with path.open("wb") as file:
+            file.truncate(15 * 1024 * 1024)
+
+    add(page, "Huge", large)
+
+    expect(page.get_by_role("heading", name="This is too large")).to_be_visible()
+    assert stored() == []
+    page.get_by_role("link", name="Choose again").click()
+    expect(page.get_by_role("heading", name="Add photos")).to_be_visible()
+
+
+@with_and_without_script
+def test_a_photograph_is_kept_while_the_tags_are_corrected(page, photograph, place):
+    _, complaints = watch(page)
+    coffee = photograph("coffee.png", "コーヒー.png")
+    add(page, "Coffee", coffee, tags="not/a/tag")
+
+    expect(page.get_by_text("A tag is made of letters, digits and hyphens")).to_be_visible()
+    expect(page.locator(".store-file-kept")).to_contain_text("コーヒー.png, 466.7 kB")
+    assert (place.stored(), len(place.kept())) == ([], 1)
+    page.get_by_label("Tags").fill("hot, black")
+    page.get_by_role("button", name="Add to the album").click()
+
+    expect(card(page, "Coffee")).to_contain_text("コーヒー.png")
+    expect(card(page, "Coffee").get_by_text("black", exact=True)).to_be_visible()
+    assert fetch_image(page, "Coffee") == coffee.read_bytes()
+    assert (len(place.stored()), place.kept()) == (1, [])
+    assert complaints == []
+
+
+@on_disk
+@with_and_without_script
+def test_another_photograph_beats_the_kept_one(page, photograph, place):
+    rocket = photograph("rocket.jpg")
+    add(page, "Coffee", photograph("coffee.png"))
+    edit(page, "Coffee", new_title=" ", photo=photograph("chelsea.png"))
+    expect(page.locator(".store-file-kept")).to_contain_text("chelsea.png")
+
+    page.get_by_label("Title").fill("Lift-off")
+    page.get_by_label("Photo").set_input_files(rocket)
+    page.get_by_role("button", name="Save").click()
+
+    expect(card(page, "Lift-off")).to_contain_text("rocket.jpg")
+    assert fetch_image(page, "Lift-off") == rocket.read_bytes()
+    assert place.stored() == ["photos/rocket.jpg"]
+
+
+@on_disk
+@with_and_without_script
+def test_of_five_photographs_with_one_that_is_refused_four_are_kept_and_one_of_them_can_go(
+    page, photograph, tmp_path, place
+):
+    forged = tmp_path / "forged.png"
+    forged.write_bytes(photograph("rocket.jpg").read_bytes())
+    good = [photograph(name) for name in ("coffee.png", "rocket.jpg", "chelsea.png", "astronaut.png")]
+    add(page, "Holiday", [*good, forged])
+
+    expect(page.get_by_text("forged.png: The content of the file does not fit its extension .png")).to_be_visible()
+    expect(page.locator(".store-file-kept")).to_have_count(4)
+    page.get_by_label("Remove astronaut.png").check()
+    page.get_by_role("button", name="Add to the album").click()
+
+    expect(card(page, "Holiday")).to_have_count(3)
+    assert place.stored() == ["photos/chelsea.png", "photos/coffee.png", "photos/rocket.jpg"]
+
+
+@on_disk
+@with_and_without_script
+def test_a_document_is_added_replaced_and_removed(page, photograph, tmp_path, place):
+    _, complaints = watch(page)
+    stories = [tmp_path / name for name in ("hot.txt", "cold.txt")]
+    for story in stories:
+        story.write_text(f"It was {story.stem}.\n")
+    add(page, "Coffee", photograph("coffee.png"))
+
+    for story in stories:
+        card(page, "Coffee").get_by_role("link", name="Edit").click()
+        page.get_by_label("Document", exact=True).set_input_files(story)
+        page.get_by_role("button", name="Save").click()
+        expect(card(page, "Coffee").get_by_role("link", name=story.name)).to_be_visible()
+        assert place.stored() == [f"documents/{story.name}", "photos/coffee.png"]
+    card(page, "Coffee").get_by_role("link", name="Edit").click()
+    page.get_by_label("Remove cold.txt").check()
+    page.get_by_role("button", name="Save").click()
+
+    expect(card(page, "Coffee").get_by_role("link", name="cold.txt")).to_have_count(0)
+    assert place.stored() == ["photos/coffee.png"]
+    assert complaints == []
+
+
+@on_disk
+def test_previews_and_progress_stand_beside_the_photographs_that_are_sent(page, photograph):
+    page.goto("/add")
+    page.get_by_label("Title").fill("Holiday")
+    page.get_by_label("Photo").set_input_files([photograph("coffee.png"), photograph("rocket.jpg")])
+
+    expect(page.get_by_role("img", name="Preview of coffee.png")).to_be_visible()
+    expect(page.get_by_role("img", name="Preview of rocket.jpg")).to_be_visible()
+    with page.expect_request(lambda request: request.method == "POST") as sent:
+        page.get_by_role("button", name="Add to the album").click()
+
+    expect(card(page, "Holiday")).to_have_count(2)
+    assert sent.value.headers["x-store-upload"] == "1"
 
 
 @on_disk

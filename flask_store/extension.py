@@ -12,7 +12,7 @@ from flask import Flask, current_app
 from werkzeug.local import LocalProxy
 from werkzeug.utils import import_string
 
-from . import cli, receiving, serving
+from . import cli, receiving, script, serving
 from .config import Settings
 from .exceptions import NotConfiguredError
 from .stores.base import BaseStore
@@ -51,6 +51,7 @@ class Store:
         self.set_provider_defaults(app)
         self.check_config(app)
         self.register_route(app)
+        script.register(app)
         state = StoreState(self, app)
         if state.provider.receive is not BaseStore.receive:
             app.request_class = receiving.request_class(app.request_class)

@@ -36,9 +36,9 @@ def current_gettext(message: str) -> str:
     return _current_catalogue().gettext(message)
 
 
-def current_ngettext(singular: str, plural: str, number: int) -> str:
-    """Return the form of a message that goes with a number, in the language of the current request."""
-    return _current_catalogue().ngettext(singular, plural, number)
+def current_language() -> str:
+    """Return the language of what :func:`current_gettext` says, as HTML names it, such as ``en``."""
+    return _current_catalogue().info().get("language", "en").replace("_", "-")
 
 
 def _catalogue_for(field: Field) -> catalogues.NullTranslations:

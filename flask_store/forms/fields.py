@@ -39,6 +39,16 @@ class BaseStoreField(SavingField, FileField):
     #: Whether the visitor may choose several files.
     multiple: bool
 
+    # The files that the form was opened with, and what was sent with it.
+    _existing: Sequence[StoreFile] = ()
+    _formdata: Any = None
+    # The uploads as they came, whatever a validator puts in their place, such as a photo without its metadata.
+    _arrived: Sequence[FileStorage] = ()
+    # Whether a token came that is good for nothing.
+    _is_lost = False
+    _is_validated = False
+    _is_saved = False
+
     def __init__(
         self,
         label: str | None = None,
@@ -51,19 +61,10 @@ class BaseStoreField(SavingField, FileField):
         # Macro libraries tell by this name which form must be sent as multipart/form-data.
         self.type = "MultipleFileField" if self.multiple else "FileField"
         self.destination = destination
-        self._saved_uploads: dict[object, SavedUpload] = {}
+        self._saved_uploads = {}
+        # What is kept, by what identifies the stream of an upload.
         self._kept: dict[int, KeptUpload | None] = {}
-        # The files that the form was opened with.
-        self._existing: list[StoreFile] = []
-        # What the visitor wants removed: paths of existing files, ids of kept uploads.
-        self._removed: frozenset[str] = frozenset()
-        # Whether a token came that is good for nothing.
-        self._is_lost = False
-        # The uploads as they came, whatever a validator puts in their place, such as a photo without its metadata.
-        self._arrived: list[FileStorage] = []
         self._refusals: dict[str, list[FileStorage]] = {}
-        self._is_validated = False
-        self._is_saved = False
 
     @property
     def files(self) -> list[StoreFile | FileStorage]:
@@ -73,7 +74,7 @@ class BaseStoreField(SavingField, FileField):
     @property
     def removed(self) -> frozenset[str]:
         """What the visitor ticked for removal: paths of existing files, and ids of kept uploads."""
-        return self._removed
+        return frozenset() if self._formdata is None else frozenset(self._formdata.getlist(self.name + _CLEAR))
 
     @property
     def replaced(self) -> list[StoreFile]:
@@ -130,7 +131,7 @@ class BaseStoreField(SavingField, FileField):
     def _values(self) -> list[Any]:
         raise NotImplementedError
 
-    def _set_values(self, values: list[Any]) -> None:
+    def _set_values(self, values: Sequence[Any]) -> None:
         raise NotImplementedError
 
     def _sent(self, uploads: list[FileStorage], tokens: list[str]) -> list[FileStorage]:
@@ -140,25 +141,38 @@ class BaseStoreField(SavingField, FileField):
     @property
     def _present(self) -> list[StoreFile]:
         """The existing files that stay."""
-        return [file for file in self._existing if str(file) not in self._removed] if self._removed else self._existing
+        removed = self.removed if self._existing else frozenset()
+        return [file for file in self._existing if str(file) not in removed]
 
     def process(self, formdata: Any, data: Any = unset_value, extra_filters: Any = None) -> None:
-        self._removed = frozenset(formdata.getlist(self.name + _CLEAR)) if formdata else frozenset()
+        self._formdata = formdata
         self._is_lost = self._is_validated = self._is_saved = False
         super().process(formdata, data, extra_filters)
 
     def process_formdata(self, valuelist: Sequence[Any]) -> None:
-        uploads = [_with_clean_name(value) for value in valuelist if isinstance(value, FileStorage) and value]
-        texts = [value for value in valuelist if isinstance(value, str)]
-        tokens = [text for text in texts if text.startswith(keeping.TOKEN_PREFIX)]
-        if len(texts) > len(tokens) and not uploads:
+        uploads, tokens, has_text = [], [], False
+        for value in valuelist:
+            if isinstance(value, FileStorage):
+                if value:
+                    uploads.append(_with_clean_name(value))
+            elif isinstance(value, str) and value.startswith(keeping.TOKEN_PREFIX):
+                tokens.append(value)
+            else:
+                has_text = True
+        if has_text and not uploads:
             self._warn_of_enctype()
-        sent = self._sent(uploads, tokens)
+        sent = self._sent(uploads, tokens) if uploads or tokens else []
         if sent or self._existing:
             self._set_values(sent or self._present)
         # What counts, for InputRequired and Optional; () as in Flask-WTF.
-        values = [value.kept.token if isinstance(value, KeptFile) else value for value in self._values()]
-        self.raw_data = values or ()  # type: ignore[assignment]
+        values = self._values()
+        self.raw_data = (
+            [  # type: ignore[assignment]
+                value.kept.token if isinstance(value, KeptFile) else value for value in values
+            ]
+            if values
+            else ()
+        )
 
     def _find_kept(self, tokens: Iterable[str]) -> list[FileStorage]:
         found: list[FileStorage] = []
@@ -166,13 +180,12 @@ class BaseStoreField(SavingField, FileField):
             kept = keeping.find(self, token)
             if kept is None:
                 self._is_lost = True
-            elif kept.id not in self._removed:
+            elif kept.id not in self.removed:
                 found.append(KeptFile(kept))
         return found
 
     def pre_validate(self, form: Any) -> None:
-        self._leave_out_gone()
-        uploads = _uploads_of(self._values())
+        uploads = self._leave_out_gone()
         if self._is_lost:
             message = gone(self)
             self.note_refusal(message, [])
@@ -183,13 +196,15 @@ class BaseStoreField(SavingField, FileField):
             self.note_refusal(message, [])
             raise ValidationError(message)
 
-    def _leave_out_gone(self) -> None:
+    def _leave_out_gone(self) -> list[FileStorage]:
+        """Return the uploads, without those that were kept and are there no more."""
         uploads = _uploads_of(self._values())
         left = [upload for upload in uploads if not (isinstance(upload, KeptFile) and upload.is_gone())]
         if len(left) < len(uploads):
             self._is_lost = True
             self._arrived = left
             self._set_values(left or self._present)
+        return left
 
     def validate(self, form: Any, extra_validators: Any = ()) -> bool:
         self._refusals = {}
@@ -221,6 +236,7 @@ class BaseStoreField(SavingField, FileField):
     def restore_upload(self) -> None:
         self._is_saved = False
         if self._arrived:
+            self._release_kept()
             self._show_arrived()
 
     def _show_arrived(self) -> None:
@@ -228,14 +244,18 @@ class BaseStoreField(SavingField, FileField):
         for upload in self._arrived:
             rewind(upload.stream)
 
-    def release_upload(self) -> None:
+    def _release_kept(self) -> None:
         for upload in self._arrived:
             if isinstance(upload, KeptFile):
                 upload.release()
 
+    def has_upload(self) -> bool:
+        return any(isinstance(value, FileStorage) for value in self._values())
+
     def save_upload(self) -> None:
         uploads = _uploads_of(self._values())
         if uploads:
+            self._release_kept()
             arrived = self._arrived if len(self._arrived) == len(uploads) else uploads
             files = [self._save(upload, original) for upload, original in zip(uploads, arrived, strict=True)]
             self._set_values([*self._present, *files] if self.multiple else files)
@@ -279,7 +299,7 @@ class BaseStoreField(SavingField, FileField):
                 f"the upload of field {self.name!r} is not saved: call form.validate() or form.validate_on_submit(), "
                 "and go on only if it returns True"
             )
-        if values != self._existing:
+        if values != list(self._existing):
             setattr(obj, name, self._stored_value())
 
     def _stored_value(self) -> Any:
@@ -350,7 +370,7 @@ class StoreFileField(BaseStoreField):
     def _values(self) -> list[Any]:
         return [] if self.data is None else [self.data]
 
-    def _set_values(self, values: list[Any]) -> None:
+    def _set_values(self, values: Sequence[Any]) -> None:
         self.data = values[0] if values else None
 
     def _stored_value(self) -> str | None:
@@ -400,7 +420,7 @@ class MultipleStoreFileField(BaseStoreField):
     def _values(self) -> list[Any]:
         return list(self.data or ())
 
-    def _set_values(self, values: list[Any]) -> None:
+    def _set_values(self, values: Sequence[Any]) -> None:
         self.data = list(values)
 
     def _stored_value(self) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +59,9 @@ class SavingField(Field):
         """Have ``data`` be the upload as it arrived, if there is one: the form is not valid, or could not be saved."""
         raise NotImplementedError
 
-    def release_upload(self) -> None:
-        """Let go of what validating the upload has opened."""
+    def has_upload(self) -> bool:
+        """Return whether there is an upload to store."""
+        raise NotImplementedError
 
     def save_upload(self) -> None:
         """Store the upload, if there is one, and have ``data`` be the stored file; once for each upload."""
@@ -91,22 +93,14 @@ def _validate_and_save(form: BaseForm, validate: Callable[..., bool], *args: Any
         del kwargs["extra_validators"]
     for field in _saving_fields(form):
         field.show_upload()
+    valid = False
     try:
         valid = bool(validate(*args, **kwargs)) and _save(form)
-    except BaseException:
-        _restore_uploads(form)
-        raise
     finally:
-        for field in _saving_fields(form):
-            field.release_upload()
-    if not valid:
-        _restore_uploads(form)
+        if not valid:
+            for field in _saving_fields(form):
+                field.restore_upload()
     return valid
-
-
-def _restore_uploads(form: BaseForm) -> None:
-    for field in _saving_fields(form):
-        field.restore_upload()
 
 
 def _takes_extra_validators(validate: Callable[..., bool]) -> bool:
@@ -125,10 +119,10 @@ def gone(field: Field) -> str:
 
 
 def _save(form: BaseForm) -> bool:
-    field = None
+    fields, field = _saving_fields(form), None
     try:
-        with transaction():
-            for field in _saving_fields(form):
+        with transaction() if any(field.has_upload() for field in fields) else nullcontext():
+            for field in fields:
                 field.save_upload()
     except Exception as error:
         # What the developer has to mend is not for the visitor to try again.
@@ -150,19 +144,21 @@ def _saving_fields(form: BaseForm) -> list[SavingField]:
 
 
 def fields_below(form: BaseForm) -> Iterator[Field]:
-    """Yield every field of a form, also those in forms and lists in it."""
+    """Yield every field of a form, also those in forms and lists in it, at any depth, before what they are in."""
     for field in form:
-        yield from _field_and_below(field)
+        if isinstance(field, FormField | FieldList):
+            yield from _below(field)
+        yield field
 
 
-def _field_and_below(field: Field) -> Iterator[Field]:
-    """Yield a field after the fields in it, at any depth."""
+def _below(field: FormField[Any] | FieldList[Any]) -> Iterator[Field]:
     if isinstance(field, FormField):
         yield from fields_below(field.form)
-    elif isinstance(field, FieldList):
-        for entry in field.entries:
-            yield from _field_and_below(entry)
-    yield field
+        return
+    for entry in field.entries:
+        if isinstance(entry, FormField | FieldList):
+            yield from _below(entry)
+        yield entry
 
 
 def _collect_errors(form: BaseForm) -> None:

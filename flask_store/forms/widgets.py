@@ -38,7 +38,8 @@ class StoreFileInput(FileInput):
             kwargs["multiple"] = True
         for name, value in _rules(field):
             kwargs.setdefault(name, value)
-        return Markup(" ").join([*shown, super().__call__(field, data_store_file=True, **kwargs)])
+        file_input = super().__call__(field, data_store_file=True, **kwargs)
+        return Markup(" ").join([*shown, file_input]) if shown else file_input
 
 
 def _rules(field: Field) -> Iterator[tuple[str, str]]:

@@ -158,17 +158,21 @@ def _landing(store: BaseStore) -> str:
 
 
 def _try(store: BaseStore) -> None:
-    """Save a small file twice, ask the store for it in every way it knows, and delete both again."""
-    content = b"flask store check"
+    """Save a small file twice, keep and promote it, ask the store for one in every way it knows, and delete them."""
+    content, name = b"flask store check", "flask-store-check.txt"
+    upload = FileStorage(io.BytesIO(content), filename=name)
     saved: list[StoreFile] = []
     try:
         for _ in range(2):
-            saved.append(store.save(FileStorage(io.BytesIO(content), filename="flask-store-check.txt")))
+            saved.append(store.save(upload))
         if saved[0] == saved[1]:
             raise StoreError("the second of two files with one name replaced the first: this store loses uploads")
+        with suppress(NotImplementedError):
+            saved.append(store.promote(store.keep(upload), name))
         for file in saved:
             file.wait(_PATIENCE)
-        _look_for(store, saved[0], content)
+        for file in saved:
+            _look_for(store, file, content)
     finally:
         for file in saved:
             _delete(file)

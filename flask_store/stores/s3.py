@@ -304,15 +304,17 @@ class S3Store(BaseStore):
         """Give a kept upload its name, if it does not have it; return whether it did not."""
         key = self._key(name)
         upload_id = kept.own_part(id)
+        parameters = self._object_parameters(name, upload_id)
+        if "Tagging" in parameters:  # not every service knows tags
+            parameters["TaggingDirective"] = "REPLACE"
         with self._reading_errors(id, key):
             if self._owner(key) == upload_id:
                 return False
             answer = self._client.copy_object(
                 **self._place(key),
-                **self._object_parameters(name, upload_id),
+                **parameters,
                 CopySource=self._place(self._kept_key(id)),
                 MetadataDirective="REPLACE",
-                TaggingDirective="REPLACE",
             )
             connection.check_answer(answer, "CopyObjectResult")
         return True

@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -355,6 +356,155 @@ class StoreContract:
 
         assert list(type(store)(destination="missing").list()) == []
 
+    def test_a_kept_upload_can_be_read_and_is_no_file(self, store: BaseStore) -> None:
+        needs(store, "keep")
+        id = store.keep(make_upload(b"0123456789", "photo.jpg"))
+
+        with store.open_kept(id) as stream:
+            assert stream.read(3) == b"012"
+            assert stream.seek(-2, io.SEEK_END) == 8
+            assert stream.read() == b"89"
+        assert not store.exists("photo.jpg")
+        assert_listed(store, [])
+        assert_listed(store.at(None), [])
+
+    def test_a_promoted_upload_is_a_file_and_kept_no_more(self, store: BaseStore) -> None:
+        needs(store, "keep")
+        id = store.keep(make_upload(b"kept", "a.txt"))
+
+        saved = store.promote(id, "../b.tar.gz")
+
+        assert isinstance(saved, StoreFile)
+        assert saved.destination == store.destination
+        assert saved.filename.startswith("b")
+        assert saved.filename.endswith(".tar.gz")
+        assert store.exists(saved.filename)
+        assert_content(saved, b"kept")
+        assert_listed(store, [saved.filename])
+        assert_gone(store, id)
+
+    def test_a_promoted_upload_with_a_hostile_name_has_a_safe_one(self, store: BaseStore) -> None:
+        needs(store, "keep")
+        for filename in HOSTILE_NAMES:
+            saved = store.promote(store.keep(make_upload(b"hostile", filename)), filename)
+
+            naming.check(saved.filename)
+            assert store.exists(saved.filename)
+            assert_content(saved, b"hostile")
+
+    def test_a_promoted_upload_replaces_no_file(self, store: BaseStore) -> None:
+        needs(store, "keep")
+        first = store.save(make_upload(b"first", "same.txt"))
+        others = [store.promote(store.keep(make_upload(content)), "same.txt") for content in (b"second", b"third")]
+
+        assert len({first, *others}) == 3
+        for file, content in zip([first, *others], [b"first", b"second", b"third"], strict=True):
+            assert_content(file, content)
+
+    def test_a_transaction_that_fails_leaves_a_promoted_upload_kept(self, store: BaseStore) -> None:
+        needs(store, "keep")
+        id = store.keep(make_upload(b"kept"))
+        with pytest.raises(_ClientGoneError), transaction():
+            taken_back = store.promote(id, "file.txt")
+            raise _ClientGoneError
+
+        assert not store.exists(taken_back.filename)
+        assert_listed(store, [])
+        assert_content(store.promote(id, "file.txt"), b"kept")
+
+    def test_a_promoted_upload_is_kept_until_the_transaction_ends(self, store: BaseStore) -> None:
+        needs(store, "keep")
+        id = store.keep(make_upload(b"kept"))
+
+        with transaction():
+            saved = store.promote(id, "file.txt")
+            assert_content(saved, b"kept")
+
+        assert_content(saved, b"kept")
+        assert_gone(store, id)
+
+    def test_threads_that_promote_one_upload_make_one_file(self, store: BaseStore) -> None:
+        needs(store, "keep")
+        id = store.keep(make_upload(b"kept" * 1000))
+        saved: list[StoreFile] = []
+        start = threading.Barrier(_THREADS)
+
+        def promote(number: int) -> None:
+            with store.app.app_context():
+                start.wait()
+                with suppress(NotFoundError):
+                    saved.append(store.promote(id, "file.txt"))
+
+        run_in_threads(promote, list(range(_THREADS)))
+
+        assert len(set(saved)) == 1
+        assert_content(saved[0], b"kept" * 1000)
+        assert_listed(store, [saved[0].filename])
+        assert_gone(store, id)
+
+    def test_a_discarded_upload_is_gone(self, store: BaseStore) -> None:
+        needs(store, "keep")
+        id, other = store.keep(make_upload()), store.keep(make_upload(b"other"))
+
+        store.discard(id)
+        store.discard(id)
+
+        assert_gone(store, id)
+        with store.open_kept(other) as stream:
+            assert stream.read() == b"other"
+
+    def test_clean_deletes_only_what_has_been_kept_long_enough(self, store: BaseStore) -> None:
+        needs(store, "keep")
+        ids = [store.keep(make_upload()) for _ in range(3)]
+        saved = store.save(make_upload())
+
+        assert store.clean(3600) == 0
+        assert store.clean(0, limit=1) == 1
+        assert store.clean(0) == 2
+        assert store.clean(0) == 0
+        for id in ids:
+            assert_gone(store, id)
+        assert store.exists(saved.filename)
+
+    def test_no_id_is_a_path(self, store: BaseStore) -> None:
+        needs(store, "keep")
+        saved = store.save(make_upload(filename="file.txt"))
+
+        for id in [*HOSTILE_PATHS, "file.txt", str(saved)]:
+            with pytest.raises(NotFoundError):
+                store.open_kept(id)
+            with pytest.raises(NotFoundError):
+                store.promote(id, "other.txt")
+            with suppress(NotFoundError):
+                store.discard(id)
+        assert store.exists(saved.filename)
+
+    def test_an_upload_without_a_name_is_not_kept(self, store: BaseStore) -> None:
+        needs(store, "keep")
+        with pytest.raises(InvalidNameError):
+            store.keep(make_upload(b"", ""))
+
+        assert store.clean(0) == 0
+
+    def test_of_an_upload_that_breaks_off_nothing_is_kept(self, store: BaseStore) -> None:
+        needs(store, "keep")
+        with pytest.raises(_ClientGoneError):
+            store.keep(FileStorage(_BrokenStream(), filename="broken.txt"))  # type: ignore[arg-type]
+
+        assert store.clean(0) == 0
+
+    def test_an_upload_can_be_kept_and_saved(self, store: BaseStore) -> None:
+        needs(store, "keep")
+        upload = make_upload(b"twice")
+        upload.stream.read(3)
+
+        id = store.keep(upload)
+        saved = store.save(upload)
+
+        assert_content(saved, b"twice")
+        with store.open_kept(id) as stream:
+            assert stream.read() == b"twice"
+
     def test_a_file_is_used_without_an_application_context(self, store: BaseStore) -> None:
         saved = store.save(make_upload(b"thread"))
         answers: list[str] = []
@@ -384,6 +534,12 @@ def assert_content(file: StoreFile, content: bytes) -> None:
     if overrides(file.provider, "open"):
         with file.open() as stream:
             assert stream.read() == content
+
+
+def assert_gone(store: BaseStore, id: str) -> None:
+    """Check that an upload is not kept any more."""
+    with pytest.raises(NotFoundError):
+        store.open_kept(id)
 
 
 def assert_listed(store: BaseStore, names: list[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from contextlib import suppress
 
 import pytest
 from flask import abort
@@ -10,7 +12,7 @@ from flask import abort
 from flask_store import Provider, ServiceError, StoreFile
 from flask_store.stores.base import BaseStore
 from flask_store.stores.local import LocalStore
-from flask_store.transaction import on_rollback
+from flask_store.transaction import on_commit, on_rollback
 
 
 class Failure(Exception):
@@ -177,3 +179,108 @@ def test_blocks_that_end_in_another_order_than_they_began_leave_none_open(store,
 
 def test_on_rollback_outside_a_block_does_nothing():
     on_rollback(lambda: pytest.fail("there is no block"))
+
+
+class TestOnCommit:
+    """What is to be done once the work is known to have ended well."""
+
+    def test_is_done_when_the_block_has_ended(self, store):
+        done = []
+        with store.transaction():
+            on_commit(lambda: done.append(1))
+            on_commit(lambda: done.append(2))
+            assert done == []
+
+        assert done == [1, 2]
+
+    def test_is_done_when_the_outermost_block_has_ended(self, store):
+        done = []
+        with store.transaction():
+            with store.transaction():
+                with store.transaction():
+                    on_commit(lambda: done.append("innermost"))
+                on_commit(lambda: done.append("inner"))
+            on_commit(lambda: done.append("outer"))
+            assert done == []
+
+        assert done == ["innermost", "inner", "outer"]
+
+    def test_is_not_done_if_the_block_raises(self, store):
+        with pytest.raises(Failure), store.transaction():
+            on_commit(lambda: pytest.fail("the block failed"))
+            raise Failure
+
+        with store.transaction():
+            pass  # nor by the next one
+
+    def test_is_not_done_if_a_block_around_raises(self, store):
+        with pytest.raises(Failure), store.transaction():
+            with store.transaction():
+                on_commit(lambda: pytest.fail("the outer block failed"))
+            raise Failure
+
+    def test_of_an_inner_block_that_raises_is_not_done_and_of_the_outer_one_it_is(self, store):
+        done = []
+        with store.transaction():
+            on_commit(lambda: done.append("outer"))
+            with pytest.raises(Failure), store.transaction():
+                on_commit(lambda: pytest.fail("the inner block failed"))
+                raise Failure
+
+        assert done == ["outer"]
+
+    def test_is_done_at_once_where_there_is_no_block(self):
+        done = []
+
+        on_commit(lambda: done.append(1))
+
+        assert done == [1]
+
+    def test_goes_before_what_is_saved_later_is_undone(self, store, upload):
+        """A block that has ended well is not undone by the next one."""
+        done = []
+        with store.transaction():
+            Provider().save(upload(filename="first.txt"))
+            on_commit(lambda: done.append(names()))
+        with pytest.raises(Failure), store.transaction():
+            Provider().save(upload(filename="second.txt"))
+            raise Failure
+
+        assert done == [["first.txt"]]
+        assert names() == ["first.txt"]
+
+    def test_sees_no_open_block(self, store):
+        """What it saves or registers is not part of what has ended."""
+        done = []
+
+        def finish():
+            on_rollback(lambda: pytest.fail("there is no block"))
+            on_commit(lambda: done.append("inner"))
+
+        with store.transaction():
+            on_commit(finish)
+
+        assert done == ["inner"]
+
+    def test_is_done_for_one_thread_alone(self, app, store):
+        done = []
+        with store.transaction():
+            thread = threading.Thread(target=lambda: on_commit(lambda: done.append("thread")))
+            thread.start()
+            thread.join()
+            assert done == ["thread"]
+            on_commit(lambda: done.append("block"))
+            assert done == ["thread"]
+
+        assert done == ["thread", "block"]
+
+    def test_and_rollback_are_never_both_done(self, store):
+        for fails in (False, True):
+            done = []
+            with suppress(Failure), store.transaction():
+                on_commit(lambda done=done: done.append("commit"))
+                on_rollback(lambda done=done: done.append("rollback"))
+                if fails:
+                    raise Failure
+
+            assert done == ["rollback" if fails else "commit"]

@@ -2,22 +2,24 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import flask_wtf.file
 import pytest
-from flask import request
+import wtforms.validators
+from flask import request, session
 from flask_wtf import FlaskForm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.datastructures import CombinedMultiDict, FileStorage, MultiDict
 from wtforms import FieldList, FileField, Form, FormField, StringField
 from wtforms.meta import DefaultMeta
-from wtforms.validators import DataRequired
+from wtforms.validators import DataRequired, ValidationError
 
 import flask_store.forms
-from flask_store import StoreError, StoreFile
-from flask_store.forms import StoreFileField
+from flask_store import Provider, Store, StoreError, StoreFile
+from flask_store.forms import FileAllowed, FileCount, FileRequired, MultipleStoreFileField, StoreFileField, TotalSize
 
 
 class PhotoForm(FlaskForm):
@@ -33,6 +35,50 @@ class PlainPhotoForm(Form):
 def row():
     """A row whose photo is kept as a relative path."""
     return SimpleNamespace(title="Sea", photo="photos/old.jpg")
+
+
+class PhotosForm(FlaskForm):
+    title = StringField(validators=[DataRequired()])
+    photos = MultipleStoreFileField(destination="photos")
+
+
+REQUIRED = "This field is required."
+GONE = "The file that was kept is no longer there. Please choose it again."
+BOTH = "Choose a new file or remove the present one, not both."
+
+
+@pytest.fixture
+def visit(post):
+    """Return a function as ``post``, whose requests are all of one visitor: what the session holds stays."""
+    cookies = {}
+
+    @contextmanager
+    def visit(data, **kwargs):
+        with post(data, **kwargs):
+            session.update(cookies)
+            yield
+            cookies.update(session)
+
+    return visit
+
+
+@pytest.fixture
+def keep(visit):
+    """Return a function that sends files with a form that fails, and returns the tokens that its page has."""
+
+    def keep(form_class, name, files):
+        with visit({"title": "", name: files}):
+            form = form_class()
+            assert not form.validate_on_submit()
+            return [kept.token for kept in form[name].kept_uploads()]
+
+    return keep
+
+
+@pytest.fixture
+def save(app, upload):
+    """Return a function that stores a file and returns it."""
+    return lambda content, filename: Provider(destination="photos").save(upload(content, filename))
 
 
 def warnings_logged(caplog):
@@ -631,4 +677,723 @@ class TestTheField:
 
         assert field.validate(None)
         assert field.data.filename == "sea.jpg"
+        assert stored() == {}
+
+
+# The names of the files that a form is opened with; what is sent: "new", "kept", "lost" (a token for nothing), "-"
+# before what is removed; what the rules find then: an upload, a file that was there before, or nothing; and what is
+# said whatever they say.
+STATES = {
+    "nothing": ("", "", "nothing", None),
+    "new": ("", "new", "upload", None),
+    "kept": ("", "kept", "upload", None),
+    "kept, and new": ("", "kept new", "upload", None),
+    "kept, and removed": ("", "kept -kept", "nothing", None),
+    "kept, and removed for new": ("", "kept -kept new", "upload", None),
+    "lost": ("", "lost", "no matter", GONE),
+    "old": ("old.jpg", "", "file", None),
+    "old, and new": ("old.jpg", "new", "upload", None),
+    "old, and kept": ("old.jpg", "kept", "upload", None),
+    "old, and kept and removed": ("old.jpg", "kept -kept", "file", None),
+    "old, and lost": ("old.jpg", "lost", "no matter", GONE),
+    "old, removed": ("old.jpg", "-old.jpg", "nothing", None),
+    "old, removed, and kept and removed": ("old.jpg", "-old.jpg kept -kept", "nothing", None),
+    "old, removed, and lost": ("old.jpg", "-old.jpg lost", "no matter", GONE),
+    "old, and somebody else's removed": ("old.jpg", "-else.jpg", "file", None),
+    "old, and nothing removed": ("old.jpg", "-", "file", None),
+}
+STATES_OF_ONE = STATES | {
+    "lost, and new": ("", "lost new", "upload", None),
+    "old, removed, and new": ("old.jpg", "-old.jpg new", "upload", BOTH),
+    "old, removed, and kept": ("old.jpg", "-old.jpg kept", "upload", BOTH),
+}
+STATES_OF_SEVERAL = STATES | {
+    "lost, and new": ("", "lost new", "upload", GONE),
+    "old, removed, and new": ("old.jpg", "-old.jpg new", "upload", None),
+    "old, removed, and kept": ("old.jpg", "-old.jpg kept", "upload", None),
+    "one of two old removed": ("old.jpg older.jpg", "-old.jpg", "file", None),
+    "both old removed": ("old.jpg older.jpg", "-old.jpg -older.jpg", "nothing", None),
+}
+
+PNG = ["png"]
+
+# Each rule, and what it says of an upload, new or kept, named new.jpg and of three bytes; of a file that was there
+# before; and of nothing. None is no error.
+RULES = {
+    "no rule": ([], None, None, None),
+    "InputRequired": ([wtforms.validators.InputRequired()], None, None, REQUIRED),
+    "DataRequired": ([wtforms.validators.DataRequired()], None, None, REQUIRED),
+    "Optional": ([wtforms.validators.Optional()], None, None, None),
+    "Optional, FileAllowed": ([wtforms.validators.Optional(), FileAllowed(PNG)], "allowed: png", None, None),
+    # It ends the rules where there is nothing; a file that was there before is something.
+    "Optional, FileRequired": ([wtforms.validators.Optional(), FileRequired()], None, None, None),
+    "FileRequired": ([FileRequired()], None, None, REQUIRED),
+    "FileAllowed": ([FileAllowed(PNG)], "allowed: png", None, None),
+    "FileSize": ([flask_store.forms.FileSize(2)], "too large", None, None),
+    "FileCount": ([FileCount(min=1)], None, None, "at least 1 file."),
+    # Those of Flask-WTF know uploads only: theirs asks for one every time.
+    "FileRequired of Flask-WTF": ([flask_wtf.file.FileRequired()], None, REQUIRED, REQUIRED),
+    "FileAllowed of Flask-WTF": ([flask_wtf.file.FileAllowed(PNG)], "approved extension: png", None, None),
+    "FileSize of Flask-WTF": ([flask_wtf.file.FileSize(2)], "between 0 and 2", None, None),
+}
+
+
+def rule_form(field_class, rules=()):
+    """Return a form; all of them have one name, so that a token from one without rules is good for the others."""
+    fields = {"title": StringField(validators=[DataRequired()]), "photo": field_class(validators=rules)}
+    return type("RuleForm", (FlaskForm,), fields)
+
+
+class TestEveryRuleInEveryState:
+    @pytest.fixture
+    def submit(self, visit, keep, save):
+        """Return a function that opens a form in some state and returns it, validated."""
+
+        def submit(field_class, rules, existing, sent):
+            values = {path: str(save(b"old", path)) for path in existing.split()}
+            token = "kept.nothing"
+            if "kept" in sent:
+                [token] = keep(rule_form(field_class), "photo", [(b"new", "new.jpg")])
+                # An id is in the value of the checkbox.
+                values["kept"] = self.kept_id(token, field_class, visit)
+            data = {"title": "Sea", "photo": [], "photo-clear": []}
+            for word in sent.split():
+                if word.startswith("-"):
+                    data["photo-clear"].append(values.get(word[1:], word[1:]))
+                else:
+                    data["photo"].append((b"new", "new.jpg") if word == "new" else token)
+            row = SimpleNamespace(photo=[str(path) for path in values.values() if "/" in path])
+            if not issubclass(field_class, MultipleStoreFileField):
+                row.photo = next(iter(row.photo), None)
+            with visit(data):
+                form = rule_form(field_class, rules)(obj=row)
+                form.is_valid = form.validate_on_submit()
+                form.row = row
+            return form
+
+        return submit
+
+    def kept_id(self, token, field_class, visit):
+        with visit({"title": "", "photo": token}):
+            form = rule_form(field_class)()
+            form.validate_on_submit()
+            [kept] = form.photo.kept_uploads()
+            return kept.id
+
+    def check(self, form, of, error, rule):
+        _, of_upload, of_file, of_nothing = RULES[rule]
+        refusal = {"upload": of_upload, "file": of_file, "nothing": of_nothing, "no matter": None}[of]
+
+        errors = list(form.photo.errors)
+        assert form.is_valid is not bool(errors)
+        if error is not None:
+            assert errors.pop(0) == error
+        assert len(errors) == (refusal is not None)
+        assert (refusal or "") in "".join(errors)
+
+    @pytest.mark.parametrize("rule", RULES)
+    @pytest.mark.parametrize("state", STATES_OF_ONE)
+    def test_of_one_file(self, state, rule, submit):
+        existing, sent, of, error = STATES_OF_ONE[state]
+        form = submit(StoreFileField, RULES[rule][0], existing, sent)
+
+        self.check(form, of, error, rule)
+        replaced = [existing] if form.is_valid and existing and of != "file" else []
+        assert [file.filename for file in form.photo.replaced] == replaced
+
+    @pytest.mark.parametrize("rule", RULES)
+    @pytest.mark.parametrize("state", STATES_OF_SEVERAL)
+    def test_of_several(self, state, rule, submit):
+        existing, sent, of, error = STATES_OF_SEVERAL[state]
+        form = submit(MultipleStoreFileField, RULES[rule][0], existing, sent)
+
+        self.check(form, of, error, rule)
+        # Files that were there before stay beside the uploads.
+        removed = [path for path in existing.split() if f"-{path}" in sent.split()]
+        assert [file.filename for file in form.photo.replaced] == (removed if form.is_valid else [])
+
+
+class TestRawData:
+    """It is what counts, so that the validators of WTForms judge that."""
+
+    def test_is_the_new_file_before_the_kept_and_the_existing_one(self, visit, keep):
+        [token] = keep(PhotoForm, "photo", (b"kept", "kept.jpg"))
+        with visit({"title": "Sea", "photo": [token, (b"new", "new.jpg")]}):
+            form = PhotoForm(obj=SimpleNamespace(photo="old.jpg"))
+
+        assert form.photo.raw_data == [form.photo.data]
+        assert form.photo.data.filename == "new.jpg"
+
+    def test_is_the_token_before_the_existing_file(self, visit, keep):
+        [token] = keep(PhotoForm, "photo", (b"kept", "kept.jpg"))
+        with visit({"title": "Sea", "photo": token}):
+            form = PhotoForm(obj=SimpleNamespace(photo="old.jpg"))
+
+        assert form.photo.raw_data == [token]
+        assert form.photo.data.filename == "kept.jpg"
+
+    def test_is_the_existing_file_where_nothing_was_sent(self, post, row):
+        with post({"title": "Sea", "photo": (b"", "")}):
+            form = PhotoForm(obj=row)
+
+        assert form.photo.raw_data == [form.photo.existing]
+
+    @pytest.mark.parametrize("sent", [(b"", ""), "text", "kept.", "kept.nothing", '{"id": 1}'])
+    def test_is_empty_where_nothing_counts(self, sent, post):
+        with post({"title": "Sea", "photo": sent}):
+            assert PhotoForm().photo.raw_data == ()
+            assert rule_form(MultipleStoreFileField)().photo.raw_data == ()
+
+    def test_is_empty_where_the_existing_file_is_removed(self, post, row):
+        with post({"title": "Sea", "photo-clear": row.photo}):
+            assert PhotoForm(obj=row).photo.raw_data == ()
+
+    def test_of_several_is_the_kept_files_and_the_new_ones(self, visit, keep):
+        [token] = keep(PhotosForm, "photos", [(b"kept", "kept.jpg")])
+        with visit({"title": "Sea", "photos": [(b"new", "new.jpg"), token]}):
+            form = PhotosForm(obj=SimpleNamespace(photos=["old.jpg"]))
+
+        assert form.photos.raw_data == [token, form.photos.data[1]]
+
+
+class TestReplace:
+    def test_names_the_old_file_once_the_form_is_valid_and_deletes_nothing(self, post, save, stored):
+        old = save(b"old", "old.jpg")
+        with post({"title": "Sea", "photo": (b"new", "new.jpg")}):
+            form = PhotoForm(obj=SimpleNamespace(photo=old))
+            before = form.photo.replaced
+            assert form.validate_on_submit()
+
+        assert before == []
+        assert form.photo.replaced == [old]
+        assert stored() == {"photos/old.jpg": b"old", "photos/new.jpg": b"new"}
+
+    def test_deletes_the_old_file_when_it_is_told_to(self, post, save, stored):
+        old = save(b"old", "old.jpg")
+        with post({"title": "Sea", "photo": (b"new", "new.jpg")}):
+            form = PhotoForm(obj=SimpleNamespace(photo=old))
+            assert form.validate_on_submit()
+            form.photo.delete_replaced()
+            form.photo.delete_replaced()
+
+        assert stored() == {"photos/new.jpg": b"new"}
+
+    def test_gives_the_new_file_another_name_than_the_old_one_has(self, post, save, stored):
+        old = save(b"old", "sea.jpg")
+        with post({"title": "Sea", "photo": (b"new", "sea.jpg")}):
+            form = PhotoForm(obj=SimpleNamespace(photo=old))
+            assert form.validate_on_submit()
+            form.photo.delete_replaced()
+
+        assert form.photo.data != old
+        assert stored() == {str(form.photo.data): b"new"}
+
+    def test_keeps_the_old_file_where_the_form_is_not_valid(self, post, save, stored):
+        old = save(b"old", "old.jpg")
+        with post({"title": "", "photo": (b"new", "new.jpg")}):
+            form = PhotoForm(obj=SimpleNamespace(photo=old))
+            assert not form.validate_on_submit()
+            form.photo.delete_replaced()
+
+        assert form.photo.replaced == []
+        assert stored() == {"photos/old.jpg": b"old"}
+
+    def test_keeps_the_old_file_where_the_form_is_valid_and_then_is_not(self, post, save, stored):
+        old = save(b"old", "old.jpg")
+        with post({"title": "Sea", "photo": (b"new", "new.jpg")}):
+            form = PhotoForm(obj=SimpleNamespace(photo=old))
+            assert form.validate_on_submit()
+            form.title.data = ""
+            assert not form.validate()
+            form.photo.delete_replaced()
+
+        assert form.photo.replaced == []
+        assert stored()["photos/old.jpg"] == b"old"
+
+    @pytest.mark.parametrize("sent", [{"photo": (b"new", "new.jpg")}, {"photo-clear": "photos/old.jpg"}])
+    def test_keeps_the_old_file_where_a_transaction_around_the_form_is_rolled_back(self, sent, post, save, stored):
+        old = save(b"old", "old.jpg")
+        with post({"title": "Sea", **sent}):
+            form = PhotoForm(obj=SimpleNamespace(photo=old))
+            with pytest.raises(LookupError), Store().transaction():
+                assert form.validate_on_submit()
+                assert form.photo.replaced == [old]
+                raise LookupError
+            form.photo.delete_replaced()
+
+        assert form.photo.replaced == []
+        assert stored() == {"photos/old.jpg": b"old"}
+
+    def test_keeps_the_old_file_where_another_upload_could_not_be_stored(self, post, save, stored):
+        class TwoForm(FlaskForm):
+            photo = StoreFileField(destination="photos")
+            wrong = StoreFileField(destination="../outside")
+
+        old = save(b"old", "old.jpg")
+        with post({"photo": (b"new", "new.jpg"), "wrong": (b"new", "new.jpg")}):
+            form = TwoForm(obj=SimpleNamespace(photo=old))
+            assert not form.validate_on_submit()
+            form.photo.delete_replaced()
+
+        assert stored() == {"photos/old.jpg": b"old"}
+
+    def test_logs_an_old_file_that_cannot_be_deleted_and_deletes_the_others(self, post, save, root, tmp_path, caplog):
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "a.jpg").write_bytes(b"canary")
+        old = save(b"old", "b.jpg")
+        (root / "led-out").symlink_to(outside)
+        row = SimpleNamespace(photos=["led-out/a.jpg", str(old)])
+        with post({"title": "Sea", "photos-clear": row.photos}):
+            form = PhotosForm(obj=row)
+            assert form.validate_on_submit()
+            form.photos.delete_replaced()
+
+        [message] = warnings_logged(caplog)
+        assert "led-out/a.jpg was replaced, but stays in the store" in message
+        assert list((root / "photos").iterdir()) == []
+        assert (outside / "a.jpg").read_bytes() == b"canary"
+
+    def test_is_no_matter_of_an_old_file_that_is_gone(self, post, caplog):
+        with post({"title": "Sea", "photo": (b"new", "new.jpg")}):
+            form = PhotoForm(obj=SimpleNamespace(photo="photos/gone.jpg"))
+            assert form.validate_on_submit()
+            form.photo.delete_replaced()
+
+        assert warnings_logged(caplog) == []
+
+    def test_by_a_kept_file_deletes_the_old_one_alone(self, visit, keep, save, stored):
+        [token] = keep(PhotoForm, "photo", (b"new", "new.jpg"))
+        old = save(b"old", "old.jpg")
+        with visit({"title": "Sea", "photo": token}):
+            form = PhotoForm(obj=SimpleNamespace(photo=old))
+            assert form.validate_on_submit()
+            form.photo.delete_replaced()
+
+        assert stored() == {str(form.photo.data): b"new"}
+
+
+class TestClear:
+    def test_leaves_no_file_and_deletes_nothing_by_itself(self, post, save, stored):
+        row = SimpleNamespace(title="Sea", photo=str(save(b"old", "old.jpg")))
+        with post({"title": "Lake", "photo": (b"", ""), "photo-clear": row.photo}):
+            form = PhotoForm(obj=row)
+            assert form.photo.data is None
+            assert form.validate_on_submit()
+            form.populate_obj(row)
+
+        assert form.photo.data is None
+        assert vars(row) == {"title": "Lake", "photo": None}
+        assert form.photo.existing == StoreFile("old.jpg", "photos")
+        assert stored() == {"photos/old.jpg": b"old"}
+
+    def test_has_the_old_file_deleted_when_that_is_told(self, post, save, stored):
+        row = SimpleNamespace(photo=save(b"old", "old.jpg"))
+        with post({"title": "Lake", "photo-clear": str(row.photo)}):
+            form = PhotoForm(obj=row)
+            assert form.validate_on_submit()
+            form.photo.delete_replaced()
+
+        assert stored() == {}
+
+    def test_is_told_while_the_form_is_not_valid(self, post, row):
+        with post({"title": "", "photo-clear": row.photo}):
+            form = PhotoForm(obj=row)
+            assert not form.validate_on_submit()
+
+        assert form.photo.removed == {row.photo}
+        assert form.photo.existing == StoreFile("old.jpg", "photos")
+        assert form.photo.replaced == []
+
+    @pytest.mark.parametrize("path", ["photos/else.jpg", "../old.jpg", "", "old.jpg", "photos/../photos/old.jpg", "on"])
+    def test_of_another_file_than_the_field_has_does_nothing(self, path, post, save, stored):
+        files = {str(save(b"old", "old.jpg")): b"old", str(save(b"else", "else.jpg")): b"else"}
+        row = SimpleNamespace(photo="photos/old.jpg")
+        with post({"title": "Sea", "photo-clear": path}):
+            form = PhotoForm(obj=row)
+            assert form.validate_on_submit()
+            form.populate_obj(row)
+            form.photo.delete_replaced()
+
+        assert form.photo.replaced == []
+        assert row.photo == "photos/old.jpg"
+        assert stored() == files
+
+    @pytest.mark.parametrize(
+        "value", [{"a": 1}, [["photos/old.jpg"]], [{}], None, 1, True, "photos/else.jpg"], ids=repr
+    )
+    def test_by_anything_else_in_json_does_nothing(self, value, app, row):
+        for form_class, name in ((PhotoForm, "photo"), (PhotosForm, "photos")):
+            with app.test_request_context(method="POST", json={"title": "Sea", f"{name}-clear": value, name: value}):
+                form = form_class(data={name: row.photo})
+                assert form.validate_on_submit()
+                assert form[name].replaced == []
+                form[name]()
+
+    def test_in_a_form_without_a_file_does_nothing(self, post):
+        with post({"title": "Sea", "photo-clear": "photos/else.jpg"}):
+            form = PhotoForm()
+            assert form.validate_on_submit()
+
+        assert form.photo.data is None
+        assert form.photo.replaced == []
+
+    @pytest.mark.parametrize("field_class", [StoreFileField, MultipleStoreFileField])
+    def test_and_a_new_file_is_a_contradiction_only_where_one_takes_the_place_of_the_other(self, field_class, post):
+        row = SimpleNamespace(photo="photos/old.jpg")
+        with post({"title": "Sea", "photo": (b"new", "new.jpg"), "photo-clear": row.photo}):
+            form = rule_form(field_class)(obj=row)
+            form.validate_on_submit()
+
+        assert form.errors == ({"photo": [BOTH]} if field_class is StoreFileField else {})
+
+    def test_that_is_a_contradiction_keeps_the_upload_for_the_next_try(self, visit, save, stored):
+        row = SimpleNamespace(photo=str(save(b"old", "old.jpg")))
+        with visit({"title": "Sea", "photo": (b"new", "new.jpg"), "photo-clear": row.photo}):
+            form = PhotoForm(obj=row)
+            assert not form.validate_on_submit()
+            token = form.photo.kept.token
+        with visit({"title": "Sea", "photo": token}):
+            form = PhotoForm(obj=row)
+            assert form.validate_on_submit()
+            form.photo.delete_replaced()
+
+        assert stored() == {str(form.photo.data): b"new"}
+
+    def test_works_at_any_depth_and_with_prefixes(self, post):
+        class Outer(FlaskForm):
+            album = FormField(PlainPhotoForm)
+            photos = FieldList(StoreFileField())
+            several = FieldList(FormField(rule_form(MultipleStoreFileField)))
+
+        page = SimpleNamespace(
+            album=SimpleNamespace(photo="a.jpg"),
+            photos=["b.jpg", "c.jpg"],
+            several=[SimpleNamespace(title="", photo=["d.jpg", "e.jpg"])],
+        )
+        removed = {"page-album-photo": "a.jpg", "page-photos-1": "c.jpg", "page-several-0-photo": "d.jpg"}
+        sent = {f"{name}-clear": path for name, path in removed.items()}
+        with post({"page-photos-0": (b"", ""), "page-several-0-title": "Sea", **sent}):
+            form = Outer(obj=page, prefix="page-", meta={"csrf": False})
+            assert form.validate_on_submit(), form.errors
+            form.populate_obj(page)
+
+        assert page.album.photo is None
+        assert page.photos == ["b.jpg", None]
+        assert page.several[0].photo == ["e.jpg"]
+        assert [str(file) for file in form.photos[1].replaced] == ["c.jpg"]
+
+
+class TestSeveralFiles:
+    def test_are_the_uploads_in_their_order_until_the_form_is_valid(self, post):
+        with post({"photos": [(b"1", "../1.jpg"), (b"", ""), (b"2", "2.jpg"), "text"]}):
+            field = PhotosForm().photos
+
+            assert [upload.filename for upload in field.data] == ["1.jpg", "2.jpg"]
+            assert [upload.read() for upload in field.data] == [b"1", b"2"]
+            assert field.files == field.data
+
+    def test_are_stored_files_once_it_is(self, post, stored):
+        with post({"title": "Sea", "photos": [(b"1", "1.jpg"), (b"2", "2.jpg"), (b"3", "2.jpg")]}):
+            form = PhotosForm()
+            assert form.validate_on_submit()
+
+        first, second, third = form.photos.data
+        assert [first, second] == [StoreFile("1.jpg", "photos"), StoreFile("2.jpg", "photos")]
+        assert stored() == {str(first): b"1", str(second): b"2", str(third): b"3"}
+
+    @pytest.mark.parametrize("data", [{"title": "Sea"}, {"title": "Sea", "photos": (b"", "")}, {}])
+    def test_are_an_empty_list_where_none_is_sent(self, data, post):
+        with post(data):
+            form = PhotosForm()
+            form.validate_on_submit()
+
+        assert form.photos.data == form.photos.files == form.photos.existing == form.photos.kept == []
+
+    @pytest.mark.parametrize("value", [None, [], "", "old.jpg", ["old.jpg"], ("old.jpg",), [None, "old.jpg", ""]])
+    def test_may_be_opened_with_what_a_database_keeps(self, value, app, caplog):
+        with app.test_request_context():
+            field = PhotosForm(data={"photos": value}).photos
+
+        assert [str(file) for file in field.existing] == (["old.jpg"] if value and "old.jpg" in value else [])
+        assert field.data == field.existing
+        assert warnings_logged(caplog) == []
+
+    def test_may_be_opened_with_stored_files(self, app):
+        old = StoreFile("old.jpg")
+        with app.test_request_context():
+            assert PhotosForm(obj=SimpleNamespace(photos=[old])).photos.existing == [old]
+            assert PhotosForm(photos=old).photos.existing == [old]
+
+    @pytest.mark.parametrize("path", INVALID_PATHS[:-1], ids=repr)
+    def test_leave_out_an_invalid_path_and_log_it(self, path, app, caplog):
+        with app.test_request_context():
+            field = PhotosForm(photos=["old.jpg", path]).photos
+
+        assert field.existing == field.data == [StoreFile("old.jpg")]
+        [message] = warnings_logged(caplog)
+        assert repr(path) in message
+
+    @pytest.mark.parametrize("value", [42, object()], ids=["a number", "an object"])
+    def test_that_are_none_at_all_are_logged_and_treated_as_no_file(self, value, app, caplog):
+        with app.test_request_context():
+            field = PhotosForm(photos=value).photos
+
+        assert field.existing == field.data == []
+        assert len(warnings_logged(caplog)) == 1
+
+    def test_given_by_the_application_are_stored_where_the_request_sends_none(self, post, upload, stored):
+        with post({"title": "Sea"}):
+            form = PhotosForm(data={"photos": [upload(b"1", "../1.jpg"), upload(b"", "")]})
+            assert form.validate_on_submit()
+
+        assert stored() == {"photos/1.jpg": b"1"}
+
+    def test_given_by_the_application_are_added_to_existing_ones(self, post, upload, stored):
+        with post({"title": "Sea"}):
+            form = PhotosForm(data={"photos": ["photos/old.jpg", upload(b"1", "1.jpg")]})
+            assert form.validate_on_submit()
+
+        assert [str(file) for file in form.photos.data] == ["photos/old.jpg", "photos/1.jpg"]
+        assert stored() == {"photos/1.jpg": b"1"}
+
+    def test_are_added_to_the_existing_ones_that_stay(self, post, save, stored):
+        row = SimpleNamespace(title="", photos=[str(save(b"old", name)) for name in ("a.jpg", "b.jpg", "c.jpg")])
+        with post({"title": "Sea", "photos": [(b"new", "d.jpg"), (b"new", "e.jpg")], "photos-clear": "photos/b.jpg"}):
+            form = PhotosForm(obj=row)
+            files = form.photos.files
+            assert [upload.filename for upload in form.photos.data] == ["d.jpg", "e.jpg"]
+            assert form.validate_on_submit()
+            form.populate_obj(row)
+            form.photos.delete_replaced()
+
+        paths = ["photos/a.jpg", "photos/c.jpg", "photos/d.jpg", "photos/e.jpg"]
+        assert [str(getattr(file, "filename", file)) for file in files] == ["a.jpg", "c.jpg", "d.jpg", "e.jpg"]
+        assert row.photos == paths
+        assert [str(file) for file in form.photos.existing] == ["photos/a.jpg", "photos/b.jpg", "photos/c.jpg"]
+        assert sorted(stored()) == paths
+
+    def test_leave_the_attribute_alone_where_nothing_is_changed(self, post):
+        row = SimpleNamespace(title="", photos=["a.jpg", "b.jpg"])
+        before = row.photos
+        with post({"title": "Sea", "photos": (b"", "")}):
+            form = PhotosForm(obj=row)
+            assert form.validate_on_submit()
+            form.populate_obj(row)
+
+        assert row.photos is before
+
+    def test_are_an_empty_list_in_the_database_where_all_are_removed(self, post):
+        row = SimpleNamespace(photos=["a.jpg", "b.jpg"])
+        before = row.photos
+        with post({"title": "Sea", "photos-clear": ["a.jpg", "b.jpg"]}):
+            form = PhotosForm(obj=row)
+            assert form.validate_on_submit()
+            form.populate_obj(row)
+
+        assert row.photos == []
+        assert before == ["a.jpg", "b.jpg"]
+
+    def test_that_are_not_saved_are_never_written_to_the_row(self, post):
+        row = SimpleNamespace(photos=["old.jpg"])
+        with post({"title": "", "photos": [(b"new", "new.jpg")]}):
+            form = PhotosForm(obj=row)
+            assert not form.validate_on_submit()
+            with pytest.raises(StoreError, match="'photos' is not saved"):
+                form.photos.populate_obj(row, "photos")
+
+        assert row.photos == ["old.jpg"]
+
+    def test_are_stored_all_or_none(self, post, stored, caplog):
+        destinations = iter(["photos", "photos", "../outside"])
+
+        class HalfForm(FlaskForm):
+            photos = MultipleStoreFileField(destination=lambda form: next(destinations))
+
+        with post({"photos": [(b"1", "1.jpg"), (b"2", "2.jpg"), (b"3", "3.jpg")]}):
+            form = HalfForm()
+            assert not form.validate_on_submit()
+
+        assert list(form.errors) == ["photos"]
+        assert [upload.filename for upload in form.photos.data] == ["1.jpg", "2.jpg", "3.jpg"]
+        assert stored() == {}
+
+    def test_are_uploads_again_where_a_transaction_around_the_form_is_rolled_back(self, post, stored):
+        with post({"title": "Sea", "photos": [(b"1", "1.jpg"), (b"2", "2.jpg")]}):
+            form = PhotosForm(obj=SimpleNamespace(photos=["old.jpg"]))
+            with pytest.raises(LookupError), Store().transaction():
+                assert form.validate_on_submit()
+                raise LookupError
+            assert [upload.read() for upload in form.photos.data] == [b"1", b"2"]
+            assert stored() == {}
+            assert form.validate_on_submit()
+
+        assert stored() == {"photos/1.jpg": b"1", "photos/2.jpg": b"2"}
+
+    def test_are_stored_once_however_often_the_form_is_validated(self, post, stored):
+        with post({"title": "Sea", "photos": [(b"1", "1.jpg"), (b"2", "2.jpg")]}):
+            form = PhotosForm()
+            assert form.validate_on_submit()
+            before = form.photos.data
+            assert form.validate_on_submit()
+
+        assert form.photos.data == before
+        assert stored() == {"photos/1.jpg": b"1", "photos/2.jpg": b"2"}
+
+    def test_are_all_seen_by_every_validator_and_changed_by_none(self, post):
+        seen = []
+
+        def look(form, field):
+            seen.append(list(field.data))
+
+        rules = [
+            FileRequired(),
+            FileAllowed(["jpg"]),
+            flask_store.forms.FileSize(9),
+            FileCount(min=1, max=3),
+            TotalSize(9),
+            flask_wtf.file.FileRequired(),
+            flask_wtf.file.FileAllowed(["jpg"]),
+            flask_wtf.file.FileSize(9),
+        ]
+        form_class = rule_form(MultipleStoreFileField, [rule for each in rules for rule in (look, each)] + [look])
+        with post({"title": "Sea", "photo": [(b"1", "1.jpg"), (b"2", "2.jpg")]}):
+            form = form_class()
+            uploads = list(form.photo.data)
+            assert form.validate_on_submit()
+
+        assert seen == [uploads] * (len(rules) + 1)
+
+    def test_of_which_one_is_bad_are_refused_wherever_it_stands(self, post, stored):
+        for names in (["a.php", "b.jpg", "c.jpg"], ["a.jpg", "b.php", "c.jpg"], ["a.jpg", "b.jpg", "c.php"]):
+            for rule in (FileAllowed(["jpg"]), flask_wtf.file.FileAllowed(["jpg"])):
+                with post({"title": "Sea", "photo": [(b"x", name) for name in names]}):
+                    assert not rule_form(MultipleStoreFileField, [rule])().validate_on_submit()
+
+        assert stored() == {}
+
+    def test_of_which_one_is_refused_are_kept_but_for_that_one(self, visit, stored):
+        form_class = rule_form(MultipleStoreFileField, [FileAllowed(["jpg"])])
+        names = ["1.jpg", "2.jpg", "3.exe", "4.jpg", "5.jpg"]
+        with visit({"title": "Sea", "photo": [(name.encode(), name) for name in names]}):
+            form = form_class()
+            assert not form.validate_on_submit()
+            kept = form.photo.kept
+        with visit({"title": "Sea", "photo": [*(each.token for each in kept), (b"3.jpg", "3.jpg")]}):
+            again = form_class()
+            assert again.validate_on_submit(), again.errors
+
+        assert form.errors == {"photo": ["3.exe: Only these types of files are allowed: jpg."]}
+        assert [each.filename for each in kept] == ["1.jpg", "2.jpg", "4.jpg", "5.jpg"]
+        contents = [stored()[str(file)] for file in again.photo.data]
+        assert contents == [b"1.jpg", b"2.jpg", b"4.jpg", b"5.jpg", b"3.jpg"]
+        assert len(stored()) == 5
+
+    def test_that_are_kept_can_be_removed_one_by_one(self, visit, stored):
+        with visit({"title": "", "photos": [(b"1", "1.jpg"), (b"2", "2.jpg")]}):
+            form = PhotosForm()
+            assert not form.validate_on_submit()
+            first, second = form.photos.kept
+        with visit({"title": "", "photos": [first.token, second.token], "photos-clear": first.id}):
+            form = PhotosForm()
+            assert not form.validate_on_submit()
+            assert form.photos.kept == [second]
+        with visit({"title": "Sea", "photos": second.token}):
+            form = PhotosForm()
+            assert form.validate_on_submit()
+
+        assert stored()[str(form.photos.data[0])] == b"2"
+
+    def test_whose_token_comes_twice_are_stored_once(self, visit, keep, stored):
+        [token] = keep(PhotosForm, "photos", [(b"1", "1.jpg")])
+        with visit({"title": "Sea", "photos": [token, token]}):
+            form = PhotosForm()
+            assert form.validate_on_submit()
+
+        assert list(stored()) == [str(file) for file in form.photos.data]
+
+    def test_are_all_kept_where_their_number_or_their_total_is_wrong(self, visit):
+        for rule in (FileCount(max=1), TotalSize(3)):
+            with visit({"title": "Sea", "photo": [(b"11", "1.jpg"), (b"22", "2.jpg")]}):
+                form = rule_form(MultipleStoreFileField, [rule])()
+                assert not form.validate_on_submit()
+                assert [kept.filename for kept in form.photo.kept] == ["1.jpg", "2.jpg"]
+
+    def test_are_not_kept_where_a_validator_does_not_say_which_is_bad(self, visit):
+        def refuse(form, field):
+            raise ValidationError("One of them has a virus.")
+
+        with visit({"title": "Sea", "photo": [(b"11", "1.jpg"), (b"22", "2.jpg")]}):
+            form = rule_form(MultipleStoreFileField, [refuse])()
+            assert not form.validate_on_submit()
+            assert form.photo.kept == []
+
+    @pytest.mark.parametrize(
+        ("existing", "sent", "removed", "message"),
+        [
+            (2, 0, 0, None),
+            (2, 1, 0, None),
+            (2, 2, 0, "At most 3 files are allowed here."),
+            (2, 2, 1, None),
+            (2, 0, 1, "Please choose at least 2 files."),
+            (3, 1, 0, "At most 3 files are allowed here."),
+            (0, 1, 0, "Please choose at least 2 files."),
+            (0, 3, 0, None),
+        ],
+    )
+    def test_are_counted_as_they_will_be(self, existing, sent, removed, message, post):
+        paths = [f"{number}.jpg" for number in range(existing)]
+        uploads = [(b"new", f"new{number}.jpg") for number in range(sent)]
+        with post({"title": "Sea", "photo": uploads, "photo-clear": paths[:removed]}):
+            form = rule_form(MultipleStoreFileField, [FileCount(min=2, max=3)])(photo=paths)
+            form.validate_on_submit()
+
+        assert form.photo.errors == ([message] if message else [])
+
+    def test_are_several_to_macro_libraries(self, app):
+        with app.test_request_context():
+            field = PhotosForm().photos
+
+        assert field.type == "MultipleFileField"
+        assert isinstance(field, FileField)
+
+    def test_work_in_forms_and_lists_of_forms(self, post, stored):
+        class AlbumForm(Form):
+            photos = MultipleStoreFileField(destination="photos")
+
+        class Outer(FlaskForm):
+            album = FormField(AlbumForm)
+            albums = FieldList(FormField(AlbumForm))
+            lists = FieldList(MultipleStoreFileField())
+
+        sent = {
+            "album-photos": [(b"1", "1.jpg"), (b"2", "2.jpg")],
+            "albums-0-photos": [(b"3", "3.jpg")],
+            "albums-1-photos": [(b"4", "4.jpg"), (b"5", "5.jpg")],
+            "lists-0": [(b"6", "6.jpg"), (b"7", "7.jpg")],
+        }
+        page = SimpleNamespace(
+            album=SimpleNamespace(photos=["old.jpg"]),
+            albums=[SimpleNamespace(photos=None), SimpleNamespace(photos=None)],
+            lists=[],
+        )
+        with post(sent):
+            form = Outer(obj=page)
+            assert form.validate_on_submit(), form.errors
+            form.populate_obj(page)
+
+        assert page.album.photos == ["old.jpg", "photos/1.jpg", "photos/2.jpg"]
+        assert [album.photos for album in page.albums] == [["photos/3.jpg"], ["photos/4.jpg", "photos/5.jpg"]]
+        assert page.lists == [["6.jpg", "7.jpg"]]
+        assert len(stored()) == 7
+
+    def test_bound_without_a_form_are_left_alone(self, app, upload, stored):
+        field = MultipleStoreFileField(destination="photos").bind(form=None, name="photos", _meta=DefaultMeta())
+        field.process(
+            CombinedMultiDict([MultiDict([("photos", upload(b"1", "1.jpg")), ("photos", upload(b"2", "2"))])])
+        )
+        field.post_process()
+
+        assert field.validate(None)
+        assert [each.filename for each in field.data] == ["1.jpg", "2"]
         assert stored() == {}

@@ -91,7 +91,9 @@ def _tell_location(response: Response) -> Response:
     the visitor gets there.
     """
     location = response.location
-    if REQUEST_HEADER not in request.headers or response.status_code not in _REDIRECTS or not location:
+    if request.method != "POST" or REQUEST_HEADER not in request.headers:
+        return response
+    if response.status_code not in _REDIRECTS or not location:
         return response
     # To javascript: no browser follows a redirect, and no script may.
     if urlsplit(location).scheme not in ("", "http", "https"):

@@ -29,7 +29,7 @@ def read(app: Flask, purpose: list[str], token: str, max_age: int) -> Any:
         return None
     try:
         return _serializer(app, purpose).loads(token, max_age=max_age)
-    except BadData:
+    except (BadData, UnicodeEncodeError):  # a text of JSON may have half of a character
         return None
 
 

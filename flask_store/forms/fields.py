@@ -42,6 +42,10 @@ class BaseStoreField(SavingField, FileField):
     # The files that the form was opened with, and what was sent with it.
     _existing: Sequence[StoreFile] = ()
     _formdata: Any = None
+    _ticked: frozenset[str] | None = None
+    # The token that came beside a new upload, and kept uploads that the visitor removed.
+    _beaten: str | None = None
+    _dropped: Sequence[KeptUpload] = ()
     # The uploads as they came, whatever a validator puts in their place, such as a photo without its metadata.
     _arrived: Sequence[FileStorage] = ()
     # Whether a token came that is good for nothing.
@@ -62,8 +66,8 @@ class BaseStoreField(SavingField, FileField):
         self.type = "MultipleFileField" if self.multiple else "FileField"
         self.destination = destination
         self._saved_uploads = {}
-        # What is kept, by what identifies the stream of an upload.
-        self._kept: dict[int, KeptUpload | None] = {}
+        # What was tried to keep, and what came of it, by what identifies the stream of an upload.
+        self._kept: dict[int, tuple[FileStorage, KeptUpload | None]] = {}
         self._refusals: dict[str, list[FileStorage]] = {}
 
     @property
@@ -72,9 +76,12 @@ class BaseStoreField(SavingField, FileField):
         raise NotImplementedError
 
     @property
-    def removed(self) -> frozenset[str]:
+    def _removed(self) -> frozenset[str]:
         """What the visitor ticked for removal: paths of existing files, and ids of kept uploads."""
-        return frozenset() if self._formdata is None else frozenset(self._formdata.getlist(self.name + _CLEAR))
+        if self._ticked is None:
+            values = () if self._formdata is None else self._formdata.getlist(self.name + _CLEAR)
+            self._ticked = frozenset(value for value in values if isinstance(value, str))
+        return self._ticked
 
     @property
     def replaced(self) -> list[StoreFile]:
@@ -95,18 +102,20 @@ class BaseStoreField(SavingField, FileField):
             except (StoreError, OSError):
                 current_app.logger.exception("%s was replaced, but stays in the store", file)
 
-    def kept_uploads(self) -> list[KeptUpload]:
-        """Return what is kept for the next try of a form that failed; the first call has the store keep it."""
-        found = map(self._keep, self._good_uploads())
-        return [kept for kept in found if kept is not None]
+    def _kept_uploads(self) -> list[KeptUpload]:
+        found = [kept for upload in self._good_uploads() if (kept := self._keep(upload)) is not None]
+        if not found and self._beaten is not None and self._is_validated and _uploads_of(self._values()):
+            # What was kept before is better than the new upload, which was refused.
+            found = [kept for kept in self._find([self._beaten]) if kept.id not in self._removed]
+        return found
 
     def _keep(self, upload: FileStorage) -> KeptUpload | None:
         if isinstance(upload, KeptFile):
             return upload.kept
         key = id(upload.stream)
         if key not in self._kept:
-            self._kept[key] = keeping.keep(self, upload)
-        return self._kept[key]
+            self._kept[key] = (upload, keeping.keep(self, upload))
+        return self._kept[key][1]
 
     def _good_uploads(self) -> list[FileStorage]:
         """Return the uploads that this field's validators have nothing against."""
@@ -115,9 +124,10 @@ class BaseStoreField(SavingField, FileField):
             return []
         if self.save_failed or not self.errors:
             return uploads
-        if any(error not in self._refusals for error in self.errors):
+        errors = [str(error) for error in self.errors]
+        if any(error not in self._refusals for error in errors):
             return []  # it does not say which of them is bad
-        refused = {id(upload) for error in self.errors for upload in self._refusals[error]}
+        refused = {id(upload) for error in errors for upload in self._refusals[error]}
         return [upload for upload in uploads if id(upload) not in refused]
 
     def note_refusal(self, message: str, uploads: Iterable[FileStorage]) -> None:
@@ -126,7 +136,7 @@ class BaseStoreField(SavingField, FileField):
         :param message: The message of the error that it raises.
         :param uploads: Those it is about; none where their number or total is wrong.
         """
-        self._refusals.setdefault(message, []).extend(uploads)
+        self._refusals.setdefault(str(message), []).extend(uploads)
 
     def _values(self) -> list[Any]:
         raise NotImplementedError
@@ -139,13 +149,19 @@ class BaseStoreField(SavingField, FileField):
         raise NotImplementedError
 
     @property
+    def _shown_files(self) -> Sequence[StoreFile]:
+        """The files that the field has: those that it was opened with or, once it is saved, those that it has now."""
+        return self._values() if self._is_saved else self._existing
+
+    @property
     def _present(self) -> list[StoreFile]:
         """The existing files that stay."""
-        removed = self.removed if self._existing else frozenset()
+        removed = self._removed if self._existing else frozenset()
         return [file for file in self._existing if str(file) not in removed]
 
     def process(self, formdata: Any, data: Any = unset_value, extra_filters: Any = None) -> None:
-        self._formdata = formdata
+        self._formdata, self._ticked, self._beaten, self._dropped = formdata, None, None, ()
+        self._kept = {}
         self._is_lost = self._is_validated = self._is_saved = False
         super().process(formdata, data, extra_filters)
 
@@ -163,7 +179,7 @@ class BaseStoreField(SavingField, FileField):
             self._warn_of_enctype()
         sent = self._sent(uploads, tokens) if uploads or tokens else []
         if sent or self._existing:
-            self._set_values(sent or self._present)
+            self._set_values(sent or _uploads_of(self._values()) or self._present)
         # What counts, for InputRequired and Optional; () as in Flask-WTF.
         values = self._values()
         self.raw_data = (
@@ -175,14 +191,20 @@ class BaseStoreField(SavingField, FileField):
         )
 
     def _find_kept(self, tokens: Iterable[str]) -> list[FileStorage]:
-        found: list[FileStorage] = []
+        found = self._find(tokens)
+        self._dropped = [kept for kept in found if kept.id in self._removed]
+        return [KeptFile(kept) for kept in found if kept.id not in self._removed]
+
+    def _find(self, tokens: Iterable[str]) -> list[KeptUpload]:
+        """Return what tokens stand for, each once: a signature can be written in several ways."""
+        found: dict[str, KeptUpload] = {}
         for token in tokens:
             kept = keeping.find(self, token)
             if kept is None:
                 self._is_lost = True
-            elif kept.id not in self.removed:
-                found.append(KeptFile(kept))
-        return found
+            else:
+                found[kept.id] = kept
+        return list(found.values())
 
     def pre_validate(self, form: Any) -> None:
         uploads = self._leave_out_gone()
@@ -223,7 +245,7 @@ class BaseStoreField(SavingField, FileField):
         self._is_validated = True
         return is_valid
 
-    def show_upload(self) -> None:
+    def show_upload(self, seen: set[str]) -> None:
         self._is_saved = False
         values = self._values()
         if self._saved_uploads:
@@ -231,7 +253,19 @@ class BaseStoreField(SavingField, FileField):
             values = [sent.get(id(value), value) for value in values]
         self._arrived = _uploads_of(values)
         if self._arrived:
+            self._leave_out_seen(seen)
             self._show_arrived()
+
+    def _leave_out_seen(self, seen: set[str]) -> None:
+        left = []
+        for upload in self._arrived:
+            if not isinstance(upload, KeptFile):
+                left.append(upload)
+            elif upload.kept.id not in seen:
+                seen.add(upload.kept.id)
+                left.append(upload)
+        self._is_lost |= len(left) < len(self._arrived)
+        self._arrived = left
 
     def restore_upload(self) -> None:
         self._is_saved = False
@@ -240,7 +274,7 @@ class BaseStoreField(SavingField, FileField):
             self._show_arrived()
 
     def _show_arrived(self) -> None:
-        self._set_values(self._arrived)
+        self._set_values(self._arrived or self._present)
         for upload in self._arrived:
             rewind(upload.stream)
 
@@ -262,6 +296,8 @@ class BaseStoreField(SavingField, FileField):
         if self._existing:
             on_rollback(partial(setattr, self, "_is_saved", False))
         self._is_saved = True
+        for kept in [*self._dropped, *self._find([self._beaten] if self._beaten else [])]:
+            on_commit(partial(keeping.discard, kept))
 
     def _save(self, upload: FileStorage, arrived: FileStorage) -> StoreFile:
         # Not by the name of the field: processing a form again may give an entry of a list another number.
@@ -269,11 +305,15 @@ class BaseStoreField(SavingField, FileField):
         key = (keeping.plain_name(self), upload_id)
         if key not in self._saved_uploads:
             self._saved_uploads[key] = SavedUpload(arrived, self._store(upload, arrived))
+            if isinstance(arrived, KeptFile):
+                arrived.become(self._saved_uploads[key].file)
             on_rollback(partial(self._forget, key))
         return self._saved_uploads[key].file
 
     def _forget(self, key: object) -> None:
-        del self._saved_uploads[key]
+        saved = self._saved_uploads.pop(key)
+        if isinstance(saved.upload, KeptFile):
+            saved.upload.become(None)
         self.restore_upload()
 
     def _store(self, upload: FileStorage, arrived: FileStorage) -> StoreFile:
@@ -352,8 +392,8 @@ class StoreFileField(BaseStoreField):
 
     @property
     def kept(self) -> KeptUpload | None:
-        """What is kept for the next try of a form that failed, or None; see :meth:`kept_uploads`."""
-        return next(iter(self.kept_uploads()), None)
+        """What is kept for the next try of a form that failed, or None; who asks first has the store keep it."""
+        return next(iter(self._kept_uploads()), None)
 
     def process_data(self, value: object) -> None:
         if isinstance(value, FileStorage):
@@ -365,7 +405,10 @@ class StoreFileField(BaseStoreField):
             self._existing = self._values()
 
     def _sent(self, uploads: list[FileStorage], tokens: list[str]) -> list[FileStorage]:
-        return uploads[:1] or self._find_kept(tokens[:1])
+        if not uploads:
+            return self._find_kept(tokens[:1])
+        self._beaten = next(iter(tokens), None)
+        return uploads[:1]
 
     def _values(self) -> list[Any]:
         return [] if self.data is None else [self.data]
@@ -402,11 +445,12 @@ class MultipleStoreFileField(BaseStoreField):
 
     @property
     def kept(self) -> list[KeptUpload]:
-        """What is kept for the next try of a form that failed; see :meth:`kept_uploads`."""
-        return self.kept_uploads()
+        """What is kept for the next try of a form that failed; who asks first has the store keep it."""
+        return self._kept_uploads()
 
     def process_data(self, value: Any) -> None:
-        values = [value] if isinstance(value, str | StoreFile | FileStorage) else list(value or ())
+        is_one = isinstance(value, str | bytes | FileStorage) or not isinstance(value, Iterable)
+        values = [value] if is_one else list(value)
         uploads = [_with_clean_name(upload) for upload in _uploads_of(values) if upload]
         found = [self._existing_file(value) for value in values if not isinstance(value, FileStorage)]
         self._existing = [file for file in found if file is not None]

@@ -20,13 +20,15 @@ from wtforms.csrf.core import CSRFTokenField
 
 from .. import signing
 from ..config import Settings
-from ..exceptions import NotFoundError, StoreError
+from ..exceptions import StoreError
 from ..extension import store_provider
 from ..stores.base import BaseStore, guess_content_type
 from .saving import SavingField, fields_below, outermost
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+    from ..files import StoreFile
 
 #: What tells a token from any other text in a form.
 TOKEN_PREFIX = "kept."
@@ -37,7 +39,8 @@ MAX_TOKEN_SIZE = 2048
 # In the visitor's session: the random value that tokens are bound to.
 _SESSION_KEY = "_flask_store_kept"
 
-# Kept uploads that one request deletes at most because nobody came back for them, and seconds until another one does.
+# Kept uploads that are deleted at most, because nobody came back for them, when another one is kept; and seconds until
+# that is done again, if it were fewer.
 _CLEAN_LIMIT = 20
 _CLEAN_INTERVAL = 60
 
@@ -68,16 +71,17 @@ class KeptFile(FileStorage):
         stream = cast(IO[bytes], io.BufferedReader(self._source))
         super().__init__(stream, kept.filename, content_type=guess_content_type(kept.filename))
 
+    def become(self, file: StoreFile | None) -> None:
+        """Have the bytes be read from the stored file that it was moved to, or None for where it was kept."""
+        self._source.release()
+        self._source.file = file
+
     def is_gone(self) -> bool:
         """Return whether the store has it no more.
 
         :raises ServiceError: If the store cannot tell.
         """
-        try:
-            self._source.open()
-        except NotFoundError:
-            return True
-        return False
+        return not self._source.exists()
 
     def release(self) -> None:
         """Let go of what reading has opened; it is opened again when it is read again."""
@@ -90,10 +94,14 @@ class _KeptStream(io.RawIOBase):
         self._kept = kept
         self._position = 0
         self._opened: BinaryIO | None = None
+        self.file: StoreFile | None = None
+
+    def exists(self) -> bool:
+        return self.file.exists() if self.file else self._store.is_kept(self._kept.id)
 
     def open(self) -> BinaryIO:
         if self._opened is None:
-            self._opened = self._store.open_kept(self._kept.id)
+            self._opened = self.file.open() if self.file else self._store.open_kept(self._kept.id)
         return self._opened
 
     def release(self) -> None:
@@ -144,7 +152,7 @@ def keep(field: SavingField, upload: FileStorage) -> KeptUpload | None:
         id = store.keep(upload)
     except NotImplementedError:  # a store of the developer's own
         return None
-    except (StoreError, OSError):
+    except (StoreError, OSError, ValueError):  # a stream that is closed says ValueError
         app.logger.exception("The upload of field %r could not be kept for the next try", field.name)
         return None
     _clean_now_and_then(app, store, age)
@@ -225,6 +233,7 @@ def _clean_now_and_then(app: Flask, store: BaseStore, age: int) -> None:
         return
     cleaning.due_at = now + min(_CLEAN_INTERVAL, age / 10)
     try:
-        store.clean(age, _CLEAN_LIMIT)
-    except StoreError:
+        if store.clean(age, _CLEAN_LIMIT) == _CLEAN_LIMIT:
+            cleaning.due_at = now  # so that no more is kept than deleted
+    except (StoreError, OSError, NotImplementedError):
         app.logger.exception("Kept uploads that nobody came back for could not be deleted")

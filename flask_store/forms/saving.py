@@ -51,8 +51,11 @@ class SavingField(Field):
         if self._form is not None:
             self._saved_uploads = save_after_validation(self._form)
 
-    def show_upload(self) -> None:
-        """Have ``data`` be the upload again, from its start: that is what validators judge."""
+    def show_upload(self, seen: set[str]) -> None:
+        """Have ``data`` be the upload again, from its start: that is what validators judge.
+
+        :param seen: Ids of the kept uploads in fields before this one, to which it adds its own: each counts once.
+        """
         raise NotImplementedError
 
     def restore_upload(self) -> None:
@@ -91,8 +94,9 @@ def save_after_validation(form: BaseForm) -> dict[object, SavedUpload]:
 def _validate_and_save(form: BaseForm, validate: Callable[..., bool], *args: Any, **kwargs: Any) -> bool:
     if kwargs.get("extra_validators", ()) is None and not _takes_extra_validators(validate):
         del kwargs["extra_validators"]
+    seen: set[str] = set()
     for field in _saving_fields(form):
-        field.show_upload()
+        field.show_upload(seen)
     valid = False
     try:
         valid = bool(validate(*args, **kwargs)) and _save(form)

@@ -18,6 +18,7 @@ from wtforms.validators import StopValidation, ValidationError
 from ..exceptions import NotFoundError, StoreError
 from ..files import StoreFile
 from . import content, translation
+from .keeping import KeptFile
 
 
 class FileRequired:
@@ -385,6 +386,8 @@ def _judge_each(
     for upload in _uploads(field):
         if message := judge(upload):
             refused.setdefault(message, []).append(upload)
+        if isinstance(upload, KeptFile):
+            upload.release()  # of many that are open at once a process has not enough
     if not refused:
         return
     text = " ".join(_with_names(field, message, uploads) for message, uploads in refused.items())
@@ -407,7 +410,7 @@ def _note_refusal(field: Field, message: str, uploads: list[FileStorage]) -> Non
 
 def _fill(message: str, **values: str) -> str:
     """Return a message with its placeholders filled; a lone ``%`` is nothing special, as in Flask-WTF."""
-    return re.sub(r"%\((\w+)\)s", lambda found: values.get(found[1], found[0]), message)
+    return re.sub(r"%\((\w+)\)s", lambda found: values.get(found[1], found[0]), str(message))
 
 
 def _values(field: Field) -> list[Any]:

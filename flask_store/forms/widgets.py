@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2.filters import do_filesizeformat
 from markupsafe import Markup
 from wtforms.fields import Field
-from wtforms.widgets import FileInput
+from wtforms.widgets import FileInput, html_params
 
 from ..files import StoreFile
 from .translation import gettext
@@ -27,10 +27,10 @@ class StoreFileInput(FileInput):
 
     def __call__(self, field: Field, **kwargs: Any) -> Markup:
         store_field: BaseStoreField = field  # type: ignore[assignment]
-        kept = store_field.kept_uploads()
+        place = {name: kwargs[name] for name in ("form", "disabled") if kwargs.get(name)}
         shown = [
-            *(_existing(store_field, file) for file in store_field._existing),
-            *(_kept(store_field, upload) for upload in kept),
+            *(_existing(store_field, file, place) for file in store_field._shown_files),
+            *(_kept(store_field, upload, place) for upload in store_field._kept_uploads()),
         ]
         if shown:
             kwargs["required"] = False
@@ -54,32 +54,40 @@ def _rules(field: Field) -> Iterator[tuple[str, str]]:
         yield from () if is_said_better else rules.items()
 
 
-def _existing(field: BaseStoreField, file: StoreFile) -> Markup:
+def _existing(field: BaseStoreField, file: StoreFile, place: dict[str, Any]) -> Markup:
     if file.pending:
         shown = Markup('<span class="store-file">{}</span>').format(file.filename)
     else:
         shown = Markup('<a class="store-file" href="{}">{}</a>').format(file.absolute_url(), file.filename)
     if field.multiple or not field.flags.required:
-        shown += _checkbox(field, str(file), file.filename)
-    return Markup('<span class="store-file-existing">{}</span>').format(shown)
+        shown += _checkbox(field, str(file), file.filename, place)
+    return _line("store-file-existing", shown)
 
 
-def _kept(field: BaseStoreField, upload: KeptUpload) -> Markup:
-    token = Markup('<input type="hidden" name="{}" value="{}">').format(field.name, upload.token)
+def _kept(field: BaseStoreField, upload: KeptUpload, place: dict[str, Any]) -> Markup:
+    token = Markup("<input {}>").format(html_params(type="hidden", name=field.name, value=upload.token, **place))
     url = upload.url
     name = Markup('<a href="{}">{}</a>').format(url, upload.filename) if url else upload.filename
     sentence = Markup.escape(gettext(field, "Kept: %(name)s, %(size)s"))
     shown = sentence.replace("%(size)s", do_filesizeformat(upload.size)).replace("%(name)s", name)
     if field.multiple or not field.flags.required or field._existing:
-        shown += _checkbox(field, upload.id, upload.filename)
-    return Markup('<span class="store-file-kept">{}{}</span>').format(token, shown)
+        shown += _checkbox(field, upload.id, upload.filename, place)
+    return _line("store-file-kept", token + shown)
 
 
-def _checkbox(field: BaseStoreField, value: str, filename: str) -> Markup:
-    label = gettext(field, "Remove %(name)s").replace("%(name)s", filename)
-    checked = Markup(" checked") if value in field.removed else ""
-    return Markup(
-        ' <label class="store-file-clear">'
-        '<input type="checkbox" name="{}-clear" value="{}" aria-label="{}"{}> {}'
-        "</label>"
-    ).format(field.name, value, label, checked, gettext(field, "Remove"))
+def _checkbox(field: BaseStoreField, value: str, filename: str, place: dict[str, Any]) -> Markup:
+    attributes = html_params(
+        type="checkbox",
+        name=f"{field.name}-clear",
+        value=value,
+        aria_label=gettext(field, "Remove %(name)s").replace("%(name)s", filename),
+        checked=value in field._removed,
+        **place,
+    )
+    box = Markup("<input {}> {}").format(attributes, gettext(field, "Remove"))
+    return Markup(' <label class="store-file-clear ms-2 ml-2 mb-0">{}</label>').format(box)
+
+
+def _line(kind: str, shown: Markup) -> Markup:
+    """Return what stands on a line of its own, without style sheets too; the other classes are Bootstrap's."""
+    return Markup('<span class="{} d-block text-break">{}<br></span>').format(kind, shown)

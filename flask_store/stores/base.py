@@ -171,6 +171,13 @@ class BaseStore:
         """
         self._missing("open_kept")
 
+    def is_kept(self, id: str) -> bool:
+        """Return whether there is a kept upload.
+
+        :raises ServiceError: If the store cannot tell.
+        """
+        self._missing("is_kept")
+
     def kept_url(self, id: str) -> str | None:
         """Return a URL at which a kept upload can be seen for a while, or None where it cannot."""
         return None
@@ -272,7 +279,9 @@ class BaseStore:
 
         :raises InvalidNameError: If no file was chosen.
         """
-        filename = filename_of(file)
+        return self._name_for(filename_of(file))
+
+    def _name_for(self, filename: str) -> str:
         if type(self).safe_filename is BaseStore.safe_filename:
             return naming.clean(filename)  # looking for a free name first would be in vain
         name = self.safe_filename(filename)

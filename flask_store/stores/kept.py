@@ -19,6 +19,9 @@ PLACE = ".kept"
 # When it was kept, in seconds since 1970, so that the oldest come first; and 128 random bits.
 _ID = re.compile(r"([0-9a-f]{10})-[0-9a-f]{32}")
 
+# What comes after the id in the path of what a rollback has set aside.
+_BACKUP = "-back"
+
 
 def make_id() -> str:
     """Return an id for an upload that is kept now."""
@@ -40,6 +43,11 @@ def add_own_part(name: str, id: str) -> str:
     return naming.add_part(name, own_part(id))
 
 
+def backup_path_of(id: str) -> str:
+    """Return the path of what a rollback sets aside before it takes a name back."""
+    return path_of(id) + _BACKUP
+
+
 def own_part(id: str) -> str:
     """Return what tells a kept upload from all others, and does not tell the id."""
     digest = hashlib.sha256(id.encode()).digest()[: naming.RANDOM_SIZE]
@@ -50,7 +58,7 @@ def expired(ids: Iterable[str], age: int) -> Iterator[str]:
     """Yield the ids, of some in their order, of uploads that have been kept for ``age`` seconds; then stop."""
     before = time.time() - age
     for id in ids:
-        match = _ID.fullmatch(id)
+        match = _ID.fullmatch(id.removesuffix(_BACKUP))
         if match is None:
             continue
         if int(match[1], 16) > before:

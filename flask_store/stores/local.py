@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import functools
 import itertools
 import os
@@ -193,26 +194,36 @@ class LocalStore(BaseStore):
     def _kept_path(self, id: str) -> str:
         return os.path.join(self._root, kept.path_of(id))
 
+    def is_kept(self, id: str) -> bool:
+        try:
+            with _translated_errors(id):
+                os.stat(self._kept_path(id))
+        except NotFoundError:
+            return False
+        return True
+
     def open_kept(self, id: str) -> BinaryIO:
         with _translated_errors(id):
             return open(self._kept_path(id), "rb")
 
     def promote(self, id: str, filename: str) -> StoreFile:
-        name = naming.clean(filename)
+        name = self._name_for(filename)
         source = self._kept_path(id)
         with _translated_errors(id):
             # Held until the transaction ends, so that of requests that send the same form one gets it.
-            hold = locking.try_hold(source)
-            if hold is None:
+            held = locking.try_hold(source)
+            if held is None:
                 raise NotFoundError(id)
+            hold, is_sure = held
             try:
                 os.stat(source)  # who held it before may have moved it
                 path, is_new = self._move(source, f"{self._directory()}/{name}", id)
             except BaseException:
                 hold.close()
                 raise
-        transaction.on_rollback(functools.partial(self._move_back, path if is_new else None, source, hold))
-        transaction.on_commit(functools.partial(self._forget_kept, source, hold))
+        was_renamed = not os.path.exists(source)  # a file system without second names
+        transaction.on_rollback(functools.partial(self._move_back, path if is_new else None, source, was_renamed, hold))
+        transaction.on_commit(functools.partial(self._forget_kept, source, None if is_sure else path, hold))
         file = StoreFile.of(self, os.path.basename(path))
         signals.file_saved.send(self.app, file=file)
         return file
@@ -225,40 +236,51 @@ class LocalStore(BaseStore):
         directory, name = os.path.split(path)
         self._make_directory(directory)
         os.chmod(source, self.settings.file_mode)
-        for candidate in (path, os.path.join(directory, kept.add_own_part(name, id))):
+        own = os.path.join(directory, kept.add_own_part(name, id))
+        for candidate in (path, own):
             try:
-                self._link(source, candidate)
+                link(source, candidate)
             except FileExistsError:
                 if os.path.samefile(source, candidate):
                     return candidate, False
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                return self._copy_kept(source, own)
             else:
                 if self.settings.fsync:
                     self._keep_or_delete(candidate)
                 return candidate, True
         raise AlreadyExistsError(name)
 
-    def _link(self, source: str, target: str) -> None:
-        try:
-            link(source, target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            with open(source, "rb") as stream, contextlib.closing(self._stage(os.path.dirname(target))) as copy:
-                copy.copy(stream)
-                copy.finish(self.settings.file_mode, self.settings.fsync)
-                copy.publish(target)
+    def _copy_kept(self, source: str, own: str) -> tuple[str, bool]:
+        """Copy a kept upload to another file system, under the name that only it has: one crash makes no two files."""
+        with open(source, "rb") as stream, contextlib.closing(self._stage(os.path.dirname(own))) as copy:
+            copy.copy(stream)
+            copy.finish(self.settings.file_mode, self.settings.fsync)
+            try:
+                copy.publish(own)
+            except FileExistsError:
+                if not filecmp.cmp(source, own, shallow=False):
+                    raise AlreadyExistsError(os.path.basename(own)) from None
+                return own, False
+        if self.settings.fsync:
+            self._keep_or_delete(own)
+        return own, True
 
-    def _move_back(self, path: str | None, source: str, hold: IO[bytes]) -> None:
-        with contextlib.closing(hold), self._logged_errors(source):
+    def _move_back(self, path: str | None, source: str, was_renamed: bool, hold: IO[bytes]) -> None:
+        with contextlib.closing(hold), self._logged_errors(source), contextlib.suppress(FileNotFoundError):
             if path is None:
                 return
-            if os.path.exists(source):
+            if was_renamed:
+                os.rename(path, source)
+            elif os.path.exists(source):  # else another request, where there are no locks, has made it final
                 os.unlink(path)
-            else:
-                os.rename(path, source)  # a file system without second names
 
-    def _forget_kept(self, source: str, hold: IO[bytes]) -> None:
+    def _forget_kept(self, source: str, path: str | None, hold: IO[bytes]) -> None:
         with contextlib.closing(hold), self._logged_errors(source), contextlib.suppress(FileNotFoundError):
+            if path is not None and not os.path.exists(path):
+                link(source, path)  # another request, where there are no locks, has taken it back
             os.unlink(source)
 
     @contextlib.contextmanager

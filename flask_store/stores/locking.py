@@ -31,26 +31,30 @@ def lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def try_hold(path: str) -> IO[bytes] | None:
-    """Open a file and hold it until the result is closed; or return None if it is held already.
+def try_hold(path: str) -> tuple[IO[bytes], bool] | None:
+    """Open a file and hold it until that is closed, and return whether nobody else can; None if it is held already.
 
     Where a system or file system has no locks, everybody holds it.
 
     :raises FileNotFoundError: If there is none.
     """
     _let_go_in_children()
-    file = open(path, "rb", buffering=0)
+    try:
+        file: IO[bytes] = open(path, "r+b", buffering=0)  # NFS has exclusive locks for those who can write only
+    except PermissionError:
+        file = open(path, "rb", buffering=0)
+    is_sure = fcntl is not None
     try:
         lock(file.fileno())
     except BlockingIOError:
         file.close()
         return None
     except OSError:
-        pass
+        is_sure = False
     if fcntl is None:
         file.close()  # there an open file could not be deleted
     _held.add(file)
-    return file
+    return file, is_sure
 
 
 def hold(path: Path) -> IO[bytes]:

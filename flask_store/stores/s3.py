@@ -52,7 +52,6 @@ MAX_KEYS = 1000
 _PUBLIC_ACLS = ("public-read", "public-read-write")
 
 
-# What a kept upload has of the parameters of a stored file.
 _KEPT_PARAMETERS = {"ContentType", "ContentDisposition", "Metadata", *ENCRYPTION_PARAMETERS}
 
 
@@ -268,9 +267,7 @@ class S3Store(BaseStore):
     def keep(self, file: FileStorage) -> str:
         id = kept.make_id()
         key = self._kept_key(id)
-        parameters = self._object_parameters(naming.clean(filename_of(file)), id)
-        # It is for nobody's eyes and may go at any time, whatever is right for stored files.
-        parameters = {name: value for name, value in parameters.items() if name in _KEPT_PARAMETERS}
+        parameters = _kept_parameters(self._object_parameters(naming.clean(filename_of(file)), id))
         with self._upload_errors(file.filename), source.opened(file.stream) as content:
             if content.size > MAX_COPY_SIZE:
                 raise StoreError(f"an upload of more than {MAX_COPY_SIZE} bytes cannot be kept: S3 would not move it")
@@ -279,6 +276,14 @@ class S3Store(BaseStore):
             else:
                 self._put(key, parameters, content)
         return id
+
+    def is_kept(self, id: str) -> bool:
+        try:
+            key = self._kept_key(id)
+        except NotFoundError:
+            return False
+        with self._errors("look for", key):
+            return self._head(key) is not None
 
     def open_kept(self, id: str) -> BinaryIO:
         return self._open(id, self._kept_key(id))
@@ -291,33 +296,44 @@ class S3Store(BaseStore):
     def promote(self, id: str, filename: str) -> StoreFile:
         # One request after the other may try, also after a crash: under this name they make one object. A condition on
         # the copy, which would allow any name, is ignored by some services.
-        name = kept.add_own_part(naming.clean(filename), id)
-        is_new = self._copy_kept(id, name)
-        if is_new:
+        wanted = self._name_for(filename)
+        name = kept.add_own_part(wanted, id)
+        owner = self._owner_of(name)
+        if owner not in (None, kept.own_part(id)):
+            # The visitor can tell the name that the upload will get, and save another file there.
+            name, owner = naming.add_random(wanted), None
+        if owner is None:
+            try:
+                self._copy_kept(id, name)
+            except ServiceError:  # perhaps of its answer alone
+                self._settle(id, self._take_back, name)
+                raise
             transaction.on_rollback(functools.partial(self._settle, id, self._take_back, name))
         transaction.on_commit(functools.partial(self._settle, id, self._forget_kept, name))
         file = StoreFile.of(self, name)
         signals.file_saved.send(self.app, file=file)
         return file
 
-    def _copy_kept(self, id: str, name: str) -> bool:
-        """Give a kept upload its name, if it does not have it; return whether it did not."""
+    def _owner_of(self, name: str) -> str | None:
         key = self._key(name)
-        upload_id = kept.own_part(id)
-        parameters = self._object_parameters(name, upload_id)
+        with self._errors("look for", key):
+            return self._owner(key)
+
+    def _copy_kept(self, id: str, name: str, source: str | None = None) -> None:
+        """Give a kept upload its name."""
+        self._copy(source or self._kept_key(id), self._key(name), self._object_parameters(name, kept.own_part(id)), id)
+
+    def _copy(self, source: str, key: str, parameters: dict[str, Any], id: str) -> None:
         if "Tagging" in parameters:  # not every service knows tags
             parameters["TaggingDirective"] = "REPLACE"
         with self._reading_errors(id, key):
-            if self._owner(key) == upload_id:
-                return False
             answer = self._client.copy_object(
                 **self._place(key),
                 **parameters,
-                CopySource=self._place(self._kept_key(id)),
+                CopySource=self._place(source),
                 MetadataDirective="REPLACE",
             )
             connection.check_answer(answer, "CopyObjectResult")
-        return True
 
     def _settle(self, id: str, settle: Callable[[str, str], None], name: str) -> None:
         try:
@@ -326,15 +342,27 @@ class S3Store(BaseStore):
             self.app.logger.exception("the kept upload %s could not be settled", self._kept_key(id))
 
     def _take_back(self, id: str, name: str) -> None:
-        key = self._kept_key(id)
-        with self._errors("look for", key):
-            is_kept = self._head(key) is not None
-        if is_kept:  # else another request, with the same token, has made it final
-            self.delete(name)
+        # Another request with the same token may end well meanwhile: it deletes the kept upload, then looks whether
+        # the file is there; this one deletes the file, then looks whether the upload is kept. So one of them sees what
+        # the other did, and there is a copy from which to mend it.
+        key, backup = self._kept_key(id), self._backup_key(id)
+        parameters = _kept_parameters(self._object_parameters(name, id))
+        try:
+            self._copy(key, backup, parameters, id)
+        except NotFoundError:
+            return
+        self.delete(name)
+        if not self.is_kept(id):
+            self._copy_kept(id, name, backup)
+
+    def _backup_key(self, id: str) -> str:
+        return self.join(self.settings.path, kept.backup_path_of(id))
 
     def _forget_kept(self, id: str, name: str) -> None:
-        self._copy_kept(id, name)  # another request, with the same token, may have taken it back
         self.discard(id)
+        if self._owner_of(name) is None:
+            with suppress(NotFoundError):
+                self._copy_kept(id, name, self._backup_key(id))
 
     def discard(self, id: str) -> None:
         key = self._kept_key(id)
@@ -352,7 +380,7 @@ class S3Store(BaseStore):
             )
             ids = (found["Key"].removeprefix(start) for page in pages for found in page.get("Contents", []))
             for id in itertools.islice(kept.expired(ids, age), limit):
-                self.discard(id)
+                self._client.delete_object(**self._place(start + id))
                 count += 1
         return count
 
@@ -596,6 +624,11 @@ class S3GeventStore(S3Store):
 def _uploads_of(app: Flask) -> Uploads:
     uploads: Uploads = app.extensions["store"].shared(Uploads)
     return uploads
+
+
+def _kept_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return what a kept upload has of the parameters of a file: it is for nobody's eyes and may go at any time."""
+    return {name: value for name, value in parameters.items() if name in _KEPT_PARAMETERS}
 
 
 def _make_upload_id() -> str:

@@ -333,7 +333,7 @@ class TestAFormThatFails:
         coffee = photograph("coffee.png")
         visitor.send("/add", coffee, title="Coffee")
         page = visitor.send("/1/edit", photograph("rocket.jpg"), title="").text
-        removed = re.search(r'name="photo-clear" value="([^"]+)"', page)[1]
+        removed = re.search(r'name="photo-clear" type="checkbox" value="([^"]+)"', page)[1]
 
         page = visitor.send_again("/1/edit", page, title="Coffee", **{"photo-clear": removed}).text
 

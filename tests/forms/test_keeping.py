@@ -17,7 +17,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
-from flask import request
+from flask import request, session
 from flask.sessions import SecureCookieSessionInterface
 from flask_wtf import FlaskForm
 from werkzeug.datastructures import CombinedMultiDict, FileStorage, ImmutableMultiDict
@@ -25,7 +25,7 @@ from wtforms import FieldList, Form, FormField, StringField
 from wtforms.validators import DataRequired, InputRequired, Optional, StopValidation, ValidationError
 
 from flask_store import ServiceError, signing
-from flask_store.forms import FileAllowed, FileRequired, MultipleStoreFileField, StoreFileField
+from flask_store.forms import ContentType, FileAllowed, FileRequired, MultipleStoreFileField, StoreFileField
 from flask_store.forms.keeping import MAX_TOKEN_SIZE
 from flask_store.stores import kept
 from flask_store.stores.base import BaseStore
@@ -89,7 +89,7 @@ class Page:
     @property
     def tokens(self):
         """The hidden inputs, each name with the list of its values."""
-        found = re.findall(r'<input type="hidden" name="([^"]+)" value="(kept\.[^"]*)">', self.html)
+        found = re.findall(r'<input name="([^"]+)" type="hidden" value="(kept\.[^"]*)">', self.html)
         return ImmutableMultiDict(found).to_dict(flat=False)
 
     @property
@@ -240,14 +240,43 @@ class TestAFormThatFails:
         assert site.send({"title": "Sea", **failed.tokens}).valid
         assert named(places()[1], b"dunes") == "photos/sand.jpg"
 
-    def test_with_a_new_file_that_is_refused_keeps_neither(self, visit):
+    def test_with_a_new_file_that_is_refused_still_keeps_the_good_one(self, visit, places):
         site = visit()
 
         tokens = site.send({"title": "", "photo": WAVES}).tokens
         failed = site.send({"title": "Sea", "photo": [*tokens["photo"], (b"MZ", "virus.exe")]})
-
         assert list(failed.errors) == ["photo"]
-        assert failed.tokens == {}
+        assert failed.tokens == tokens
+        site.send({"title": "Sea", **failed.tokens})
+
+        assert list(places()[1].values()) == [b"waves"]
+
+    def test_does_without_keeping_where_the_request_is_over(self, app, post, places, caplog):
+        with post({"title": "", "photo": WAVES}):
+            form = PhotoForm()
+            assert not form.validate_on_submit()
+            form.photo.data.stream.close()  # as for a template that is streamed
+            html = form.photo()
+
+        assert "kept." not in html
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+    def test_deletes_what_the_visitor_removed_or_replaced_once_it_is_valid(self, visit, places):
+        site = visit(AlbumForm)
+        failed = site.send({"title": "", "photos": [(b"1", "a.jpg"), (b"3", "c.jpg")]})
+        box = re.search(r'name="photos-clear" type="checkbox" value="([^"]+)"', failed.html)[1]
+        assert site.send({"title": "Sea", **failed.tokens, "photos-clear": box}).valid
+        assert places()[0] == []
+
+        assert [*places()[1].values()] == [b"3"]
+
+    def test_deletes_the_kept_upload_that_a_new_one_has_beaten(self, visit, places):
+        site = visit()
+        tokens = site.send({"title": "", "photo": WAVES}).tokens
+
+        assert site.send({"title": "Sea", "photo": [(b"dunes", "sand.jpg"), *tokens["photo"]]}).valid
+
+        assert places()[0] == []
 
     @pytest.mark.parametrize("upload", [(b"MZ", "virus.exe"), (b"", "")])
     def test_because_of_the_upload_does_not_keep_it(self, upload, visit, places):
@@ -447,7 +476,7 @@ class TestSeveralFiles:
         site = visit(AlbumForm)
 
         failed = site.send({"title": "", "photos": [(b"1", "a.jpg"), (b"3", "c.jpg")]})
-        boxes = re.findall(r'type="checkbox" name="photos-clear" value="([^"]+)"', failed.html)
+        boxes = re.findall(r'name="photos-clear" type="checkbox" value="([^"]+)"', failed.html)
         assert len(boxes) == 2
         again = site.send({"title": "", **failed.tokens, "photos-clear": boxes[:1]})
         assert len(again.tokens["photos"]) == 1
@@ -1048,8 +1077,8 @@ class TestTheSameTokenAtOnce:
 
         sent = site.send({"title": "Sea", "photos-0": token, "photos-1": token})
 
-        assert sent.valid or sent.errors == {"photos": [[], [GONE]]}
-        assert list(places()[1].values()) == [b"waves"] or not sent.valid
+        assert sent.errors == {"photos": [[], [GONE]]}
+        assert places() == ([b"waves"], {})
 
     def test_in_ten_requests_is_one_file_and_never_an_error_of_the_server(self, app, visit, places, kind):
         site = visit()
@@ -1181,7 +1210,7 @@ class ReadOnlyStore(LocalStore):
 
 
 class UnreadableStore(LocalStore):
-    def open_kept(self, id):
+    def is_kept(self, id):
         raise ServiceError("the disk is gone")
 
 
@@ -1237,6 +1266,20 @@ class TestCleaning:
         assert tokens
         assert sorted(places()[0]) == sorted([b"waves", *(str(number).encode() for number in range(21, 26))])
 
+    def test_keeps_up_with_visitors_who_never_come_back(self, app, visit, places, upload, age, monkeypatch):
+        site = visit()
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                kept, "make_id", lambda make_id=kept.make_id: f"{int(time.time()) - 4000:010x}" + make_id()[10:]
+            )
+            for _ in range(45):
+                app.extensions["store"].provider().keep(upload(b"old"))
+
+        for _ in range(3):
+            site.send({"title": "", "photo": WAVES})
+
+        assert places()[0] == [b"waves"] * 3
+
     def test_happens_once_in_a_while(self, app, visit, places, upload, age):
         site = visit()
         site.send({"title": "", "photo": WAVES})
@@ -1267,6 +1310,30 @@ def open_files():
         with suppress(FileNotFoundError):  # the one that lists them
             found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
     return sorted(path for path in found if not path.startswith("socket:"))
+
+
+class TestManyTokens:
+    def test_do_not_have_as_many_files_open(self, app, post, places):
+        opened = []
+
+        def count(form, field):
+            opened.append(sum("/.kept/" in path for path in open_files()))
+
+        class ManyForm(FlaskForm):
+            title = StringField(validators=[DataRequired()])
+            photos = MultipleStoreFileField(validators=[ContentType(["text/plain"]), count])
+
+        with post({"title": "", "photos": [(b"waves", f"{number}.txt") for number in range(40)]}):
+            form = ManyForm()
+            assert not form.validate_on_submit()
+            tokens = [kept.token for kept in form.photos.kept]
+            session_value = session[SESSION_KEY]
+        with post({"title": "Sea", "photos": tokens}):
+            session[SESSION_KEY] = session_value
+            assert ManyForm().validate_on_submit()
+
+        assert opened[-1] == 0
+        assert len(places()[1]) == 40
 
 
 class TestNothingLeaks:

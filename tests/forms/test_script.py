@@ -451,8 +451,9 @@ def ask(make_app):
         response.set_cookie("flash", "seen")
         return response
 
-    def ask(to, code=303, headers=(("X-Store-Upload", "1"),)):
-        return app.test_client().post("/", query_string={"to": to, "code": code}, headers=dict(headers))
+    def ask(to, code=303, headers=(("X-Store-Upload", "1"),), method="POST"):
+        query = {"to": to, "code": code}
+        return app.test_client().open("/", method=method, query_string=query, headers=dict(headers))
 
     return ask
 
@@ -495,6 +496,13 @@ def test_whoever_is_not_the_script_is_redirected(ask):
     response = ask("/photos", headers=())
 
     assert (response.status_code, response.headers["Location"]) == (303, "/photos")
+
+
+def test_a_page_that_somebody_opens_is_redirected_whatever_the_request_says(ask):
+    # A cache might keep the answer, and give it to browsers.
+    response = ask("/photos", 301, method="GET")
+
+    assert (response.status_code, response.headers["Location"]) == (301, "/photos")
 
 
 def test_the_package_does_not_load_wtforms_for_the_script():
@@ -658,6 +666,29 @@ def test_inputs_that_are_outside_of_their_form_count(page, site, photo):
     with page.expect_request(lambda request: request.method == "POST") as sent:
         page.locator("#photo").set_input_files(photo)
         page.get_by_label("Title").fill("Lift-off")
+        page.get_by_role("button", name="Send", exact=True).click()
+
+    expect(page.locator(".flash")).to_have_count(1)
+    assert sent.value.resource_type == "xhr"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "name", ["append", "submit", "action", "setAttribute", "removeAttribute", "compareDocumentPosition"]
+)
+def test_a_field_may_have_the_name_of_what_forms_can_do(page, site, photo, name):
+    page.goto(site.url)
+    page.evaluate(
+        """name => {
+            const input = document.createElement("input")
+            input.name = name
+            Element.prototype.append.call(document.querySelector("form"), input)
+        }""",
+        name,
+    )
+    with page.expect_request(lambda request: request.method == "POST") as sent:
+        page.locator("#photo").set_input_files(photo)
+        page.locator("[name=title]").fill("Lift-off")
         page.get_by_role("button", name="Send", exact=True).click()
 
     expect(page.locator(".flash")).to_have_count(1)

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import flask_wtf.file
 import pytest
+from flask_babel import Babel, lazy_gettext
 from PIL import Image
 from werkzeug.datastructures import FileStorage, MultiDict
 from wtforms import Form
@@ -1131,7 +1132,9 @@ class TestScanner:
             if isinstance(upload, FileStorage):
                 upload.stream.seek(0)
                 if cls.is_infected(upload.stream):
-                    raise ValidationError(f"{upload.filename} contains a virus.")
+                    message = f"{upload.filename} contains a virus."
+                    field.note_refusal(message, [upload])
+                    raise ValidationError(message)
 
     @pytest.mark.parametrize("field_class", [StoreFileField, SeveralField])
     def test_refuses_an_infected_file_and_lets_others_pass(self, field_class, upload):
@@ -1141,3 +1144,14 @@ class TestScanner:
         assert errors(form_class(sent(infected))) == ["a.txt contains a virus."]
         assert errors(form_class(sent(upload(b"text", "a.txt")))) == []
         assert errors(form_class(sent())) == []
+
+
+@pytest.mark.parametrize("rule", [FileAllowed, FileSize, FileCount, ContentType, ImageSize, TotalSize, FileRequired])
+def test_a_message_may_be_translated_when_it_is_needed(app, upload, rule):
+    Babel(app)
+    arguments = {FileAllowed: [["png"]], FileSize: [1], FileCount: [2], ContentType: [["image/png"]], TotalSize: [1]}
+    rule = rule(*arguments.get(rule, []), message=lazy_gettext("Another one, please."))
+    form_class = form_with(rule, field_class=SeveralField)
+    data = sent() if isinstance(rule, FileRequired) else sent(upload(b"no image", "a.txt"))
+
+    assert [str(error).rpartition(": ")[2] for error in errors(form_class(data))] == ["Another one, please."]

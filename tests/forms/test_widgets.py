@@ -101,7 +101,8 @@ class TestWithAnExistingFile:
         row = SimpleNamespace(photo="photos/sea.jpg")
 
         assert PhotoForm(obj=row).photo() == (
-            '<span class="store-file-existing"><a class="store-file" href="/uploads/photos/sea.jpg">sea.jpg</a></span> '
+            '<span class="store-file-existing d-block text-break">'
+            '<a class="store-file" href="/uploads/photos/sea.jpg">sea.jpg</a><br></span> '
             '<input accept=".jpg,.png" data-accept-message="Only these types of files are allowed: jpg, png." '
             'data-store-file id="photo" name="photo" type="file">'
         )
@@ -116,7 +117,8 @@ class TestWithAnExistingFile:
             saved.delete()
 
         assert html.startswith(
-            f'<span class="store-file-existing"><span class="store-file">{saved.filename}</span></span> <input '
+            '<span class="store-file-existing d-block text-break">'
+            f'<span class="store-file">{saved.filename}</span><br></span> <input '
         )
 
     def test_the_link_is_escaped(self, get):
@@ -156,12 +158,15 @@ class TestWithAnExistingFile:
         assert ">old.jpg</a>" in html
         assert "new.jpg</a>" not in html
 
-    def test_a_successful_submission_can_still_be_shown(self, post):
+    def test_a_successful_submission_shows_the_new_file(self, post):
         with post({"title": "Sea", "photo": (b"new", "new.jpg")}):
             form = PhotoForm(obj=SimpleNamespace(photo="old.jpg"))
             assert form.validate_on_submit()
 
-            assert ">old.jpg</a>" in form.photo()
+            html = form.photo()
+
+        assert ">new.jpg</a>" in html
+        assert "old.jpg" not in html
 
 
 def test_a_failed_submission_without_an_upload_can_be_shown(post):
@@ -182,8 +187,8 @@ class TestWithAKeptFile:
             token = form.photo.kept.token
 
             assert form.photo() == (
-                f'<span class="store-file-kept"><input type="hidden" name="photo" value="{token}">'
-                "Kept: sea.jpg, 5 Bytes</span> "
+                f'<span class="store-file-kept d-block text-break"><input name="photo" type="hidden" value="{token}">'
+                "Kept: sea.jpg, 5 Bytes<br></span> "
                 '<input accept=".jpg,.png" data-accept-message="Only these types of files are allowed: jpg, png." '
                 'data-store-file id="photo" name="photo" type="file">'
             )
@@ -407,3 +412,19 @@ def test_a_form_with_everything_in_it_is_well_formed_and_no_id_is_there_twice(po
     assert [found["for"] for found in elements.of("label") if "for" in found] == ids
     assert len(elements.of("input", type="hidden")) == 9
     assert len(elements.of_class("store-file-existing")) == 11
+
+
+@pytest.mark.parametrize("attribute", [{"form": "other"}, {"disabled": True}])
+def test_what_puts_the_input_elsewhere_or_out_of_use_counts_for_all_inputs(post, attribute):
+    class FreeForm(FlaskForm):
+        title = StringField(validators=[DataRequired()])
+        photo = StoreFileField()
+
+    with post({"title": "", "photo": (b"new", "new.jpg")}):
+        form = FreeForm(obj=SimpleNamespace(photo="old.jpg"))
+        assert not form.validate_on_submit()
+        inputs = Elements(form.photo(**attribute)).of("input")
+
+    [name] = attribute
+    assert [found["type"] for found in inputs] == ["checkbox", "hidden", "checkbox", "file"]
+    assert all(name in found for found in inputs)

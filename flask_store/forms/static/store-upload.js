@@ -117,8 +117,8 @@ with a download.
   function countStaying(input) {
     const inputs = fileInputs(input.form);
     const before = inputs[inputs.indexOf(input) - 1];
-    const listed = Array.from(input.form.querySelectorAll(".store-file-existing, .store-file-kept")).filter(
-      (file) => follows(input, file) && (!before || follows(file, before)),
+    const listed = Array.from(document.querySelectorAll(".store-file-existing, .store-file-kept")).filter(
+      (file) => on(input.form, "compareDocumentPosition", file) & Node.DOCUMENT_POSITION_CONTAINED_BY && follows(input, file) && (!before || follows(file, before)),
     );
     return listed.filter((file) => !file.querySelector(".store-file-clear :checked")).length;
   }
@@ -183,9 +183,8 @@ with a download.
 
   /* Return where to send a form, or null if the browser is to send it by itself. */
   function targetOf(form, submitter) {
-    // Not the properties of the form: a field called "action" would be in their place.
-    const setting = (name) => submitter?.getAttribute(`form${name}`) ?? form.getAttribute(name) ?? "";
-    if (form.getAttribute("data-store-upload") === "off") return null;
+    const setting = (name) => submitter?.getAttribute(`form${name}`) ?? on(form, "getAttribute", name) ?? "";
+    if (on(form, "getAttribute", "data-store-upload") === "off") return null;
     if (!fileInputs(form).some((input) => input.files.length > 0 && !input.matches(":disabled"))) return null;
     if (setting("method").toLowerCase() !== "post") return null;
     if (setting("enctype").toLowerCase() !== "multipart/form-data") return null;
@@ -200,11 +199,11 @@ with a download.
     const end = (sentence) => {
       if (running.get(form) !== end) return;
       running.delete(form);
-      form.removeAttribute("aria-busy");
+      on(form, "removeAttribute", "aria-busy");
       if (panel.close(sentence)) (submitter ?? fileInputs(form)[0])?.focus();
     };
     running.set(form, end);
-    form.setAttribute("aria-busy", "true");
+    on(form, "setAttribute", "aria-busy", "true");
 
     request.open("POST", url);
     request.setRequestHeader("X-Store-Upload", "1");
@@ -292,7 +291,7 @@ with a download.
     button.textContent = messages.cancel;
     button.addEventListener("click", cancel);
     panels.set(form, panel);
-    form.append(panel);
+    on(form, "append", panel);
     panel.append(bar, " ", share, text, button);
 
     let tenths = 0;
@@ -353,6 +352,11 @@ with a download.
     if (seconds <= 3600) [number, unit] = [Math.ceil(seconds / 60), "minute"];
     if (seconds <= 60) [number, unit] = [Math.max(5, 5 * Math.ceil(seconds / 5)), "second"];
     return new Intl.NumberFormat(messages.language, { style: "unit", unit, unitDisplay: "long" }).format(number);
+  }
+
+  /* Call a method of a form. By its name it may be a field that is called so. */
+  function on(form, method, ...values) {
+    return Element.prototype[method].call(form, ...values);
   }
 
   function fill(message, values) {

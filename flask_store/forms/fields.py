@@ -43,8 +43,8 @@ class BaseStoreField(SavingField, FileField):
     _existing: Sequence[StoreFile] = ()
     _formdata: Any = None
     _ticked: frozenset[str] | None = None
-    # The token that came beside a new upload, and kept uploads that the visitor removed.
-    _beaten: str | None = None
+    # Tokens that came beside a new upload, and kept uploads that the visitor removed.
+    _beaten: Sequence[str] = ()
     _dropped: Sequence[KeptUpload] = ()
     # The uploads as they came, whatever a validator puts in their place, such as a photo without its metadata.
     _arrived: Sequence[FileStorage] = ()
@@ -103,11 +103,14 @@ class BaseStoreField(SavingField, FileField):
                 current_app.logger.exception("%s was replaced, but stays in the store", file)
 
     def _kept_uploads(self) -> list[KeptUpload]:
-        found = [kept for upload in self._good_uploads() if (kept := self._keep(upload)) is not None]
-        if not found and self._beaten is not None and self._is_validated and _uploads_of(self._values()):
-            # What was kept before is better than the new upload, which was refused.
-            found = [kept for kept in self._find([self._beaten]) if kept.id not in self._removed]
-        return found
+        good = self._good_uploads()
+        if not good and self._is_validated and self.has_upload():
+            # The new upload was refused: what was kept before is better.
+            good = [KeptFile(kept) for kept in self._beaten_uploads() if kept.id not in self._removed]
+        return [kept for upload in good if (kept := self._keep(upload)) is not None]
+
+    def _beaten_uploads(self) -> list[KeptUpload]:
+        return _each_once(self._find(self._beaten))
 
     def _keep(self, upload: FileStorage) -> KeptUpload | None:
         if isinstance(upload, KeptFile):
@@ -160,7 +163,7 @@ class BaseStoreField(SavingField, FileField):
         return [file for file in self._existing if str(file) not in removed]
 
     def process(self, formdata: Any, data: Any = unset_value, extra_filters: Any = None) -> None:
-        self._formdata, self._ticked, self._beaten, self._dropped = formdata, None, None, ()
+        self._formdata, self._ticked, self._beaten, self._dropped = formdata, None, (), ()
         self._kept = {}
         self._is_lost = self._is_validated = self._is_saved = False
         super().process(formdata, data, extra_filters)
@@ -181,30 +184,16 @@ class BaseStoreField(SavingField, FileField):
         if sent or self._existing:
             self._set_values(sent or _uploads_of(self._values()) or self._present)
         # What counts, for InputRequired and Optional; () as in Flask-WTF.
-        values = self._values()
-        self.raw_data = (
-            [  # type: ignore[assignment]
-                value.kept.token if isinstance(value, KeptFile) else value for value in values
-            ]
-            if values
-            else ()
-        )
+        self.raw_data = [_raw(value) for value in self._values()] or ()  # type: ignore[assignment]
 
-    def _find_kept(self, tokens: Iterable[str]) -> list[FileStorage]:
+    def _find_kept(self, tokens: list[str]) -> list[FileStorage]:
         found = self._find(tokens)
-        self._dropped = [kept for kept in found if kept.id in self._removed]
-        return [KeptFile(kept) for kept in found if kept.id not in self._removed]
+        self._is_lost = None in found
+        self._dropped = [kept for kept in _each_once(found) if kept.id in self._removed]
+        return [KeptFile(kept) for kept in _each_once(found) if kept.id not in self._removed]
 
-    def _find(self, tokens: Iterable[str]) -> list[KeptUpload]:
-        """Return what tokens stand for, each once: a signature can be written in several ways."""
-        found: dict[str, KeptUpload] = {}
-        for token in tokens:
-            kept = keeping.find(self, token)
-            if kept is None:
-                self._is_lost = True
-            else:
-                found[kept.id] = kept
-        return list(found.values())
+    def _find(self, tokens: Iterable[str]) -> list[KeptUpload | None]:
+        return [keeping.find(self, token) for token in tokens]
 
     def pre_validate(self, form: Any) -> None:
         uploads = self._leave_out_gone()
@@ -296,7 +285,7 @@ class BaseStoreField(SavingField, FileField):
         if self._existing:
             on_rollback(partial(setattr, self, "_is_saved", False))
         self._is_saved = True
-        for kept in [*self._dropped, *self._find([self._beaten] if self._beaten else [])]:
+        for kept in [*self._dropped, *self._beaten_uploads()]:
             on_commit(partial(keeping.discard, kept))
 
     def _save(self, upload: FileStorage, arrived: FileStorage) -> StoreFile:
@@ -407,7 +396,7 @@ class StoreFileField(BaseStoreField):
     def _sent(self, uploads: list[FileStorage], tokens: list[str]) -> list[FileStorage]:
         if not uploads:
             return self._find_kept(tokens[:1])
-        self._beaten = next(iter(tokens), None)
+        self._beaten = tokens[:1]
         return uploads[:1]
 
     def _values(self) -> list[Any]:
@@ -459,7 +448,7 @@ class MultipleStoreFileField(BaseStoreField):
             self.raw_data = uploads  # as for one file
 
     def _sent(self, uploads: list[FileStorage], tokens: list[str]) -> list[FileStorage]:
-        return [*self._find_kept(dict.fromkeys(tokens)), *uploads]
+        return [*self._find_kept(tokens), *uploads]
 
     def _values(self) -> list[Any]:
         return list(self.data or ())
@@ -469,6 +458,15 @@ class MultipleStoreFileField(BaseStoreField):
 
     def _stored_value(self) -> list[str]:
         return [str(file) for file in self.data]
+
+
+def _each_once(found: Iterable[KeptUpload | None]) -> list[KeptUpload]:
+    """Return what tokens stand for: the signature of one can be written in several ways."""
+    return list({kept.id: kept for kept in found if kept is not None}.values())
+
+
+def _raw(value: Any) -> Any:
+    return value.kept.token if isinstance(value, KeptFile) else value
 
 
 def _uploads_of(values: Iterable[Any] | None) -> list[FileStorage]:

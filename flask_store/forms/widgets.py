@@ -11,6 +11,7 @@ from wtforms.fields import Field
 from wtforms.widgets import FileInput, html_params
 
 from ..files import StoreFile
+from .saving import SavingField
 from .translation import gettext
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class StoreFileInput(FileInput):
     """
 
     def __call__(self, field: Field, **kwargs: Any) -> Markup:
+        if not isinstance(field, SavingField):  # somebody else's
+            return super().__call__(field, **kwargs)
         store_field: BaseStoreField = field  # type: ignore[assignment]
         place = {name: kwargs[name] for name in ("form", "disabled") if kwargs.get(name)}
         shown = [

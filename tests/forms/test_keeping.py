@@ -270,6 +270,22 @@ class TestAFormThatFails:
 
         assert [*places()[1].values()] == [b"3"]
 
+    def test_with_a_good_new_file_that_cannot_be_kept_offers_no_older_one(self, app, visit, places):
+        site = visit()
+        tokens = site.send({"title": "", "photo": WAVES}).tokens
+        app.config["WTF_CSRF_ENABLED"] = True
+
+        failed = site.send({"title": "", "photo": [(b"dunes", "sand.jpg"), *tokens["photo"]]})
+
+        assert not failed.valid
+        assert failed.tokens == {}
+
+    def test_is_valid_as_often_as_it_is_asked_beside_a_token_that_is_none(self, post, places):
+        with post({"title": "Sea", "photo": [(b"dunes", "sand.jpg"), "kept.forged"]}):
+            form = PhotoForm()
+
+            assert [form.validate_on_submit() for _ in range(2)] == [True, True]
+
     def test_deletes_the_kept_upload_that_a_new_one_has_beaten(self, visit, places):
         site = visit()
         tokens = site.send({"title": "", "photo": WAVES}).tokens

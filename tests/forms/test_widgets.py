@@ -8,7 +8,7 @@ import pytest
 import s3_servers
 from flask_wtf import FlaskForm
 from markupsafe import Markup
-from wtforms import FieldList, Form, FormField, StringField
+from wtforms import FieldList, FileField, Form, FormField, StringField
 from wtforms.validators import DataRequired, InputRequired
 
 from flask_store import Provider, StoreFile
@@ -20,6 +20,7 @@ from flask_store.forms import (
     FileSize,
     MultipleStoreFileField,
     StoreFileField,
+    StoreFileInput,
     TotalSize,
 )
 
@@ -428,3 +429,10 @@ def test_what_puts_the_input_elsewhere_or_out_of_use_counts_for_all_inputs(post,
     [name] = attribute
     assert [found["type"] for found in inputs] == ["checkbox", "hidden", "checkbox", "file"]
     assert all(name in found for found in inputs)
+
+
+def test_the_field_may_be_somebody_elses(get):
+    class OtherForm(FlaskForm):
+        photo = FileField(widget=StoreFileInput())
+
+    assert OtherForm().photo() == '<input id="photo" name="photo" type="file">'

@@ -102,6 +102,7 @@ def test_the_defaults_are_safe(app):
         "STORE_DIRECTORY_MODE": 0o755,
         "STORE_RECEIVE": True,
         "STORE_FSYNC": False,
+        "STORE_KEEP_UPLOADS": 3600,
     }
 
 

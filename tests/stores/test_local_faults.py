@@ -12,6 +12,7 @@ import tempfile
 from contextlib import contextmanager, nullcontext
 
 import pytest
+from open_files import open_files
 
 from flask_store import AlreadyExistsError, ServiceError
 from flask_store.stores.local import LocalStore
@@ -57,14 +58,14 @@ def test_a_process_killed_in_a_save_of_200_mb_leaves_nothing_under_a_name(
 def assert_fails_and_leaves_nothing(store, upload, *errors, during=None):
     """Save, and check that the failure is told with its cause and costs neither a file nor a descriptor."""
     gc.collect()
-    descriptors = os.listdir("/proc/self/fd")
+    before = open_files(store.root)
 
     with during or nullcontext(), pytest.raises(ServiceError, match=r"photo\.jpg") as caught:
         store.save(upload)
 
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno in errors
-    assert os.listdir("/proc/self/fd") == descriptors
+    assert open_files(store.root) == before
     assert [path for path in store.root.rglob("*") if not path.is_dir()] == []
 
 

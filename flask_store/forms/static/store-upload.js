@@ -38,7 +38,9 @@ with a download.
   const running = new Map();
 
   document.addEventListener("change", (event) => {
-    for (const input of fileInputs(event.target.form)) check(input);
+    const form = event.target.form;
+    for (const input of fileInputs(form)) check(input);
+    if (!running.has(form)) panels.get(form)?.remove();
     if (event.target.matches?.(FILE_INPUT)) preview(event.target);
   });
 
@@ -283,7 +285,7 @@ with a download.
 
   function openPanel(form, cancel) {
     panels.get(form)?.remove();
-    const panel = make("div", { class: "store-upload mt-3", "aria-live": "polite" });
+    const panel = make("div", { class: "store-upload my-3", "aria-live": "polite" });
     const bar = make("progress", { class: "store-upload-progress w-100", "aria-label": messages.label, max: 1, value: 0 });
     const text = make("p", { class: "store-upload-text small mb-2", "aria-live": "off" });
     const share = make("span", { class: "visually-hidden" });

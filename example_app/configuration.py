@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 S3_VARIABLES = ("S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_REGION", "S3_BUCKET")
 
 COMMON: Mapping[str, Any] = {
-    # Somewhat more than a form with the largest photo: up to here a visitor reads what is wrong beside the field.
+    # Somewhat more than all photos of a form: up to here a visitor reads what is wrong beside the field.
     "MAX_CONTENT_LENGTH": 32 * MIB,
     "SESSION_COOKIE_SAMESITE": "Lax",
     # A relative path is below the instance folder.

@@ -19,6 +19,7 @@ from flask_store.forms import (
     ImageSize,
     MultipleStoreFileField,
     StoreFileField,
+    TotalSize,
 )
 
 from .configuration import MIB
@@ -69,7 +70,10 @@ class AddForm(PictureForm):
     """Adds pictures: one for each photo."""
 
     photo = MultipleStoreFileField(
-        "Photos", [*PHOTO, FileCount(max=10)], description=f"{PHOTO_HINT} Ten at most.", destination="photos"
+        "Photos",
+        [*PHOTO, FileCount(max=10), TotalSize(30 * MIB)],
+        description=f"{PHOTO_HINT} Ten at most, and 30 MiB together.",
+        destination="photos",
     )
 
     def validate_photo(self, field: MultipleStoreFileField) -> None:

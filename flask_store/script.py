@@ -29,11 +29,7 @@ _REDIRECTS = frozenset({301, 302, 303})
 def register(app: Flask) -> None:
     """Give ``app`` the script's route, ``store_upload_script()`` in templates, and redirects that the script sees."""
     blueprint = Blueprint("flask_store_script", __name__, url_prefix="/flask-store")
-
-    @blueprint.get("/<version>/store-upload.js")
-    def file(version: str) -> Response:
-        return _respond(version)
-
+    blueprint.add_url_rule("/<version>/store-upload.js", "file", _respond)
     app.register_blueprint(blueprint)
     app.after_request(_tell_location)
     app.add_template_global(store_upload_script)

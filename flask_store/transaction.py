@@ -59,8 +59,9 @@ def transaction() -> Iterator[None]:
         outer.commit += block.commit
         outer.saved |= block.saved
     else:
-        for finish in block.commit:
-            finish()
+        with ExitStack() as commit:  # whatever one raises, each of them runs
+            for finish in reversed(block.commit):
+                commit.callback(finish)
 
 
 def on_rollback(undo: Callable[[], object]) -> None:

@@ -284,3 +284,15 @@ class TestOnCommit:
                     raise Failure
 
             assert done == ["rollback" if fails else "commit"]
+
+    def test_is_done_for_all_even_if_one_fails(self, store):
+        def fail():
+            raise Failure
+
+        done = []
+        with pytest.raises(Failure), store.transaction():
+            on_commit(lambda: done.append("first"))
+            on_commit(fail)
+            on_commit(lambda: done.append("last"))
+
+        assert done == ["first", "last"]

@@ -13,7 +13,7 @@ from wtforms.utils import unset_value
 from wtforms.validators import StopValidation, ValidationError
 
 from .. import naming
-from ..exceptions import InvalidNameError, StoreError
+from ..exceptions import InvalidNameError, NotFoundError, StoreError
 from ..extension import store_provider
 from ..files import StoreFile
 from ..transaction import on_commit, on_rollback
@@ -43,8 +43,8 @@ class BaseStoreField(SavingField, FileField):
     _existing: Sequence[StoreFile] = ()
     _formdata: Any = None
     _ticked: frozenset[str] | None = None
-    # Tokens that came beside a new upload, and kept uploads that the visitor removed.
-    _beaten: Sequence[str] = ()
+    # The token that came beside a new upload, and kept uploads that the visitor removed.
+    _beaten: str | None = None
     _dropped: Sequence[KeptUpload] = ()
     # The uploads as they came, whatever a validator puts in their place, such as a photo without its metadata.
     _arrived: Sequence[FileStorage] = ()
@@ -106,11 +106,18 @@ class BaseStoreField(SavingField, FileField):
         good = self._good_uploads()
         if not good and self._is_validated and self.has_upload():
             # The new upload was refused: what was kept before is better.
-            good = [KeptFile(kept) for kept in self._beaten_uploads() if kept.id not in self._removed]
+            good = self._beaten_uploads()
         return [kept for upload in good if (kept := self._keep(upload)) is not None]
 
-    def _beaten_uploads(self) -> list[KeptUpload]:
-        return _each_once(self._find(self._beaten))
+    def _beaten_uploads(self) -> list[FileStorage]:
+        kept = keeping.find(self, self._beaten) if self._beaten else None
+        if kept is None or kept.id in self._removed:
+            return []
+        upload = KeptFile(kept)
+        try:
+            return [] if upload.is_gone() else [upload]
+        except StoreError:
+            return []
 
     def _keep(self, upload: FileStorage) -> KeptUpload | None:
         if isinstance(upload, KeptFile):
@@ -163,7 +170,7 @@ class BaseStoreField(SavingField, FileField):
         return [file for file in self._existing if str(file) not in removed]
 
     def process(self, formdata: Any, data: Any = unset_value, extra_filters: Any = None) -> None:
-        self._formdata, self._ticked, self._beaten, self._dropped = formdata, None, (), ()
+        self._formdata, self._ticked, self._beaten, self._dropped = formdata, None, None, ()
         self._kept = {}
         self._is_lost = self._is_validated = self._is_saved = False
         super().process(formdata, data, extra_filters)
@@ -187,13 +194,12 @@ class BaseStoreField(SavingField, FileField):
         self.raw_data = [_raw(value) for value in self._values()] or ()  # type: ignore[assignment]
 
     def _find_kept(self, tokens: list[str]) -> list[FileStorage]:
-        found = self._find(tokens)
+        found = [keeping.find(self, token) for token in tokens]
         self._is_lost = None in found
-        self._dropped = [kept for kept in _each_once(found) if kept.id in self._removed]
-        return [KeptFile(kept) for kept in _each_once(found) if kept.id not in self._removed]
-
-    def _find(self, tokens: Iterable[str]) -> list[KeptUpload | None]:
-        return [keeping.find(self, token) for token in tokens]
+        # The signature of one can be written in several ways.
+        uploads = {kept.id: kept for kept in found if kept is not None}.values()
+        self._dropped = [kept for kept in uploads if kept.id in self._removed]
+        return [KeptFile(kept) for kept in uploads if kept.id not in self._removed]
 
     def pre_validate(self, form: Any) -> None:
         uploads = self._leave_out_gone()
@@ -226,10 +232,9 @@ class BaseStoreField(SavingField, FileField):
             if not any(isinstance(value, KeptFile) for value in self._values()):
                 raise
             current_app.logger.error("The kept upload of field %r could not be read", self.name, exc_info=error)
-            self.errors = [
-                gettext(self, "The file that was kept cannot be read at the moment. Please try again later.")
-            ]
-            self.save_failed = True
+            message = gettext(self, "The file that was kept cannot be read at the moment. Please try again later.")
+            self.note_refusal(message, [])
+            self.errors = [*self.errors, message]
             is_valid = False
         self._is_validated = True
         return is_valid
@@ -285,7 +290,8 @@ class BaseStoreField(SavingField, FileField):
         if self._existing:
             on_rollback(partial(setattr, self, "_is_saved", False))
         self._is_saved = True
-        for kept in [*self._dropped, *self._beaten_uploads()]:
+        beaten = keeping.find(self, self._beaten) if self._beaten else None
+        for kept in [*self._dropped, *([beaten] if beaten else [])]:
             on_commit(partial(keeping.discard, kept))
 
     def _save(self, upload: FileStorage, arrived: FileStorage) -> StoreFile:
@@ -309,7 +315,11 @@ class BaseStoreField(SavingField, FileField):
         destination = self.destination(self._form) if callable(self.destination) else self.destination
         store = store_provider()(destination=destination)
         if isinstance(upload, KeptFile):
-            return store.promote(upload.kept.id, upload.filename or "")
+            try:
+                return store.promote(upload.kept.id, upload.filename or "")
+            except NotFoundError:
+                self.note_refusal(gone(self), [arrived])  # the others can be kept
+                raise
         stored: StoreFile | str = store.save(upload)
         if isinstance(arrived, KeptFile):
             on_commit(partial(keeping.discard, arrived.kept))
@@ -396,7 +406,7 @@ class StoreFileField(BaseStoreField):
     def _sent(self, uploads: list[FileStorage], tokens: list[str]) -> list[FileStorage]:
         if not uploads:
             return self._find_kept(tokens[:1])
-        self._beaten = tokens[:1]
+        self._beaten = next(iter(tokens), None)
         return uploads[:1]
 
     def _values(self) -> list[Any]:
@@ -458,11 +468,6 @@ class MultipleStoreFileField(BaseStoreField):
 
     def _stored_value(self) -> list[str]:
         return [str(file) for file in self.data]
-
-
-def _each_once(found: Iterable[KeptUpload | None]) -> list[KeptUpload]:
-    """Return what tokens stand for: the signature of one can be written in several ways."""
-    return list({kept.id: kept for kept in found if kept is not None}.values())
 
 
 def _raw(value: Any) -> Any:

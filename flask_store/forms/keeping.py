@@ -182,7 +182,7 @@ def discard(kept: KeptUpload) -> None:
     """Delete a kept upload that is not needed any more; if that fails, it goes when its time is over."""
     try:
         store_provider()().discard(kept.id)
-    except StoreError:
+    except (StoreError, OSError, NotImplementedError):
         current_app.logger.exception("The kept upload of %r could not be deleted", kept.filename)
 
 

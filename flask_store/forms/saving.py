@@ -123,21 +123,25 @@ def gone(field: Field) -> str:
 
 
 def _save(form: BaseForm) -> bool:
-    fields, field = _saving_fields(form), None
+    fields = _saving_fields(form)
+    field: SavingField | None = None
     try:
-        with transaction() if any(field.has_upload() for field in fields) else nullcontext():
+        with transaction() if any(one.has_upload() for one in fields) else nullcontext():
             for field in fields:
                 field.save_upload()
     except Exception as error:
         # What the developer has to mend is not for the visitor to try again.
         if field is None or isinstance(error, NotConfiguredError) or not isinstance(error, StoreError | OSError):
             raise
-        current_app.logger.error("The upload of field %r could not be stored", field.name, exc_info=error)
-        # A kept upload can go at any moment; nothing else that is to be stored is looked for first.
-        is_gone = isinstance(error, NotFoundError)
-        message = gone(field) if is_gone else gettext(field, "The file could not be stored. Please try again later.")
+        if isinstance(error, NotFoundError):
+            # A kept upload can go at any moment, as when a form is sent twice at once.
+            current_app.logger.info("The kept upload of field %r is gone", field.name)
+            message = gone(field)
+        else:
+            current_app.logger.error("The upload of field %r could not be stored", field.name, exc_info=error)
+            message = gettext(field, "The file could not be stored. Please try again later.")
+            field.save_failed = True
         field.errors = [*field.errors, message]
-        field.save_failed = not is_gone
         _collect_errors(form)
         return False
     return True

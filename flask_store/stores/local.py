@@ -237,7 +237,8 @@ class LocalStore(BaseStore):
         self._make_directory(directory)
         os.chmod(source, self.settings.file_mode)
         own = os.path.join(directory, kept.add_own_part(name, id))
-        for candidate in (path, own):
+        # The visitor can tell that name, and save another file there.
+        for candidate in (path, own, os.path.join(directory, naming.add_random(name))):
             try:
                 link(source, candidate)
             except FileExistsError:
@@ -300,10 +301,16 @@ class LocalStore(BaseStore):
                 ids = sorted(os.listdir(os.path.join(self._root, kept.PLACE)))
             except FileNotFoundError:
                 return 0
-        left = list(itertools.islice(kept.expired(ids, age), limit))
+        left = list(itertools.islice(itertools.filterfalse(self._is_moving, kept.expired(ids, age)), limit))
         for id in left:
             self.discard(id)
         return len(left)
+
+    def _is_moving(self, id: str) -> bool:
+        """Return whether an open transaction, which may yet fail, has given a kept upload its name."""
+        with contextlib.suppress(OSError):
+            return locking.is_held(Path(self._kept_path(id)))
+        return False
 
     def open(self, filename: str) -> BinaryIO:
         self.stat(filename)  # opening a FIFO would block

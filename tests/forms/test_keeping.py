@@ -24,8 +24,8 @@ from werkzeug.datastructures import CombinedMultiDict, FileStorage, ImmutableMul
 from wtforms import FieldList, Form, FormField, StringField
 from wtforms.validators import DataRequired, InputRequired, Optional, StopValidation, ValidationError
 
-from flask_store import ServiceError, signing
-from flask_store.forms import ContentType, FileAllowed, FileRequired, MultipleStoreFileField, StoreFileField
+from flask_store import NotFoundError, ServiceError, signing
+from flask_store.forms import ContentType, FileAllowed, FileRequired, FileSize, MultipleStoreFileField, StoreFileField
 from flask_store.forms.keeping import MAX_TOKEN_SIZE
 from flask_store.stores import kept
 from flask_store.stores.base import BaseStore
@@ -269,6 +269,16 @@ class TestAFormThatFails:
         assert places()[0] == []
 
         assert [*places()[1].values()] == [b"3"]
+
+    def test_with_a_new_file_that_is_refused_does_not_offer_what_is_gone(self, app, visit, places):
+        site = visit()
+        tokens = site.send({"title": "", "photo": WAVES}).tokens
+        app.extensions["store"].provider().clean(0)
+
+        failed = site.send({"title": "Sea", "photo": [*tokens["photo"], (b"MZ", "virus.exe")]})
+
+        assert not failed.valid
+        assert failed.tokens == {}
 
     def test_with_a_good_new_file_that_cannot_be_kept_offers_no_older_one(self, app, visit, places):
         site = visit()
@@ -1215,6 +1225,43 @@ class TestAValidFormThatCannotBeSaved:
         [message] = failed.errors["photo"]
         assert "cannot be read at the moment" in message
         assert failed.tokens == tokens != {}
+
+    def test_because_one_of_several_is_gone_at_the_last_moment_keeps_the_others(self, make_app):
+        app = make_app(STORE_PROVIDER=f"{__name__}.ForgetfulStore")
+        site = Site(app, AlbumForm)
+
+        tokens = site.send({"title": "", "photos": [WAVES, (b"dunes", "sand.jpg")]}).tokens["photos"]
+        failed = site.send({"title": "Sea", "photos": [*tokens, (b"snow", "hill.jpg")]})
+
+        assert failed.errors == {"photos": [GONE]}
+        assert failed.tokens["photos"][0] == tokens[0]
+        assert len(failed.tokens["photos"]) == 2
+
+    def test_does_not_keep_what_was_refused_where_another_cannot_be_read(self, make_app):
+        class SizedForm(FlaskForm):
+            title = StringField(validators=[DataRequired()])
+            photos = MultipleStoreFileField(validators=[FileSize(5), ContentType(["text/plain"])])
+
+        app = make_app(STORE_PROVIDER=f"{__name__}.UnreadStore")
+        site = Site(app, SizedForm)
+
+        tokens = site.send({"title": "", "photos": [(b"waves", "sea.txt")]}).tokens["photos"]
+        failed = site.send({"title": "Sea", "photos": [*tokens, (b"too long", "big.txt")]})
+
+        assert len(failed.errors["photos"]) == 2
+        assert failed.tokens["photos"] == tokens
+
+
+class ForgetfulStore(LocalStore):
+    def promote(self, id, filename):
+        if filename == "sand.jpg":
+            raise NotFoundError(id)
+        return super().promote(id, filename)
+
+
+class UnreadStore(LocalStore):
+    def open_kept(self, id):
+        raise ServiceError("the disk is gone")
 
 
 class ReadOnlyStore(LocalStore):

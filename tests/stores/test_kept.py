@@ -334,6 +334,20 @@ class TestPromoting:
         assert [path for path in everything() if not path.startswith(".kept/")] == []
         assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
+    @on_local
+    def test_what_a_transaction_has_is_not_cleaned_away_and_is_kept_again_when_that_fails(
+        self, store, upload, everything
+    ):
+        id = store.keep(upload(b"waves"))
+
+        with pytest.raises(Failure), transaction():
+            store.promote(id, "a.jpg")
+            assert store.clean(0) == 0
+            raise Failure
+
+        assert everything() == {f".kept/{id}": b"waves"}
+
+    @on_s3
     def test_what_was_cleaned_away_in_the_middle_is_still_stored(self, store, upload, everything):
         id = store.keep(upload(b"waves"))
 

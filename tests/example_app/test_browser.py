@@ -363,18 +363,21 @@ def test_a_file_above_the_limit_of_the_application_gets_a_friendly_page(page, tm
 
 
 @on_disk
-def test_files_above_the_limit_of_the_application_get_a_friendly_page_from_the_script_too(page, tmp_path, stored):
+def test_photographs_that_are_too_large_together_are_refused_before_they_are_sent(page, tmp_path, stored):
     large = [tmp_path / f"{number}.jpg" for number in range(3)]
     for path in large:
         with path.open("wb") as file:
             file.truncate(15 * 1024 * 1024)
+    methods = []
+    page.on("request", lambda request: methods.append(request.method))
 
     add(page, "Huge", large)
 
-    expect(page.get_by_role("heading", name="This is too large")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_text(
+        "The files are too large together: at most 30.0 MiB in total are allowed."
+    )
+    assert "POST" not in methods
     assert stored() == []
-    page.get_by_role("link", name="Choose again").click()
-    expect(page.get_by_role("heading", name="Add photos")).to_be_visible()
 
 
 @with_and_without_script

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from html import unescape
 from pathlib import Path
 
@@ -22,7 +21,9 @@ import slow_proxy
 from flask import Flask, abort, flash, g, redirect, render_template_string, request, url_for
 from flask_wtf import FlaskForm
 from markupsafe import Markup
+from open_files import open_files
 from playwright.sync_api import expect
+from s3_servers import wait_until
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wsgi import ClosingIterator
@@ -155,19 +156,7 @@ class Site:
 
 def unnamed_files(directory):
     """Return the files in a directory that this process has open and that have no name there."""
-    found = []
-    for link in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # closed at this moment
-            if (target := os.readlink(link)).startswith(str(directory)) and target.endswith(" (deleted)"):
-                found.append(target)
-    return found
-
-
-def wait_until(is_true):
-    deadline = time.monotonic() + PATIENCE
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    return [path for path in open_files(directory) if path.endswith(" (deleted)")]
 
 
 def render(title, content, status=200, **context):
@@ -664,9 +653,7 @@ def test_inputs_that_are_outside_of_their_form_count(page, site, photo):
         }"""
     )
     with page.expect_request(lambda request: request.method == "POST") as sent:
-        page.locator("#photo").set_input_files(photo)
-        page.get_by_label("Title").fill("Lift-off")
-        page.get_by_role("button", name="Send", exact=True).click()
+        send(page, "Lift-off", photo)
 
     expect(page.locator(".flash")).to_have_count(1)
     assert sent.value.resource_type == "xhr"
@@ -687,9 +674,7 @@ def test_a_field_may_have_the_name_of_what_forms_can_do(page, site, photo, name)
         name,
     )
     with page.expect_request(lambda request: request.method == "POST") as sent:
-        page.locator("#photo").set_input_files(photo)
-        page.locator("[name=title]").fill("Lift-off")
-        page.get_by_role("button", name="Send", exact=True).click()
+        send(page, "Lift-off", photo)
 
     expect(page.locator(".flash")).to_have_count(1)
     assert sent.value.resource_type == "xhr"

@@ -363,8 +363,7 @@ from flask_store.stores.connection import S3Connection
 for _ in range(3):
     file = save(bytes(1000))
     file.wait()
-    # Until the thread that did the work is gone, where it goes; that it stays can only be waited for.
-    time.sleep(0.2)
+    time.sleep(0.2)  # until the thread that did the work is gone, where it goes; that it stays shows in time alone
 print(sum(isinstance(found, S3Connection) for found in gc.get_objects()))
 """
 

@@ -334,6 +334,15 @@ class TestPromoting:
         assert [path for path in everything() if not path.startswith(".kept/")] == []
         assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
+    def test_whose_own_name_was_taken_beforehand_gets_another_and_replaces_nothing(self, store, upload, everything):
+        id = store.keep(upload(b"waves"))
+        taken = [store.save(upload(name.encode(), name)) for name in ("a.jpg", kept.add_own_part("a.jpg", id))]
+
+        saved = store.promote(id, "a.jpg")
+
+        files = {str(file): file.filename.encode() for file in taken}
+        assert everything() == {**files, str(saved): b"waves"}
+
     @on_local
     def test_what_a_transaction_has_is_not_cleaned_away_and_is_kept_again_when_that_fails(
         self, store, upload, everything

@@ -17,6 +17,7 @@ from werkzeug.utils import ImportStringError
 from . import naming
 from .exceptions import StoreError
 from .receiving import ReceivingRequest
+from .stores import places
 from .stores.base import BaseStore
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def check(context: click.Context) -> None:
 @store.command("pending")
 def pending() -> None:
     """List the uploads that are on their way from this machine to the store."""
+    _check_owner("pending")
     spool = _uploads().spool
     for entry, record in spool.entries():
         click.echo(_line(_state(entry, record), record))
@@ -60,6 +62,7 @@ def pending() -> None:
 @store.command("resume")
 def resume() -> None:
     """Send what processes that have ended, or gave up, left behind; exit with 1 if any of it fails."""
+    _check_owner("resume")
     uploads = _uploads()
     claimed = uploads.resume(with_given_up=True)
     deleted = {record.path for entry, record in claimed if entry.is_cancelled}
@@ -75,6 +78,7 @@ def resume() -> None:
 @store.command("clean")
 def clean() -> None:
     """Delete the uploads that were kept for forms that nobody sent again."""
+    _check_owner("clean")
     store = _provider()()
     try:
         count = store.clean(store.settings.keep_uploads)
@@ -110,6 +114,14 @@ def _provider() -> type[BaseStore]:
     return provider
 
 
+def _check_owner(command: str) -> None:
+    """Refuse to work as root in a directory of somebody else."""
+    try:
+        places.check_owner(_provider().directories(current_app), f"flask store {command}")
+    except (StoreError, OSError) as error:
+        _fail(str(error))
+
+
 def _check() -> None:
     provider = _provider()
     for key in sorted(key for key in current_app.config if key.startswith("STORE_")):
@@ -118,6 +130,11 @@ def _check() -> None:
         click.echo(f"Store: {provider.__module__}.{provider.__qualname__}")
         provider.settings_class(current_app).check(provider.REQUIRED_CONFIGURATION)
         provider.check_config(current_app)
+        _check_owner("check")
+        directories = provider.directories(current_app)
+        places.check(current_app, directories)
+        if problem := next(places.links_into(current_app, directories), None):
+            raise StoreError(problem)
         store = provider()
         click.echo(f"Place: {store.store_path or '/'}")
         click.echo(f"Route: {_route() or 'none'}")

@@ -115,6 +115,17 @@ def _whole_number(low: int, high: int, what: str) -> Callable[[object], int]:
     return parse
 
 
+def _limit(value: object) -> int | None:
+    if value is None:
+        return None
+    if type(value) is not int or value < 1:
+        raise ValueError(
+            "None or a whole number of bytes from 1 (null in the environment means None; STORE_KEEP_UPLOADS = 0 has"
+            " nothing kept)"
+        )
+    return value
+
+
 def _url_prefix(value: object) -> str:
     if not isinstance(value, str) or re.search(r"[?#<>\\\s]|//", value):
         raise ValueError("the path of a URL, such as /uploads (the domain goes into STORE_DOMAIN)")
@@ -147,6 +158,8 @@ class Settings:
     fsync = Setting("STORE_FSYNC", False, _boolean)
     #: Seconds that the upload of a form that failed is kept, or 0.
     keep_uploads = Setting("STORE_KEEP_UPLOADS", 3600, _whole_number(0, MAX_KEEP_UPLOADS, "seconds"))
+    #: Bytes that are kept at a time, or None.
+    keep_limit = Setting("STORE_KEEP_LIMIT", 1024**3, _limit)
 
     def __init__(self, app: Flask) -> None:
         self.app = app

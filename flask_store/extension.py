@@ -15,6 +15,7 @@ from werkzeug.utils import import_string
 from . import cli, receiving, script, serving
 from .config import Settings
 from .exceptions import NotConfiguredError
+from .stores import places
 from .stores.base import BaseStore
 from .transaction import transaction
 
@@ -57,6 +58,8 @@ class Store:
             app.request_class = receiving.request_class(app.request_class)
         app.cli.add_command(cli.store)
         app.extensions["store"] = state
+        if state.provider.directories(app):
+            app.before_request(state.check_places)
         state.provider.set_up(app)
 
     def provider(self, app: Flask) -> type[BaseStore]:
@@ -88,6 +91,7 @@ class Store:
         provider = self.provider(app)
         provider.settings_class(app).check(provider.REQUIRED_CONFIGURATION)
         provider.check_config(app)
+        places.check(app, provider.directories(app))
 
     def register_route(self, app: Flask) -> None:
         """Give an application the route that serves its files, if its store has them on disk and ``STORE_SERVE``."""
@@ -114,6 +118,18 @@ class StoreState:
         #: The class of the application's store.
         self.provider = store.provider(app)
         self._shared: dict[int, _Shared] = {}
+        self._has_good_places = False
+
+    def check_places(self) -> None:
+        """Look again, before the first request, where uploads lie: blueprints have come since ``init_app``.
+
+        While it is wrong every request fails: to serve the first one only would hide it.
+
+        :raises NotConfiguredError: If it is wrong, naming the setting.
+        """
+        if not self._has_good_places:
+            places.check(self.app, self.provider.directories(self.app))
+            self._has_good_places = True
 
     def shared(self, kind: Callable[[Flask], T], part: Hashable = None) -> T:
         """Return the one object of a kind that all threads of this process share for this application.

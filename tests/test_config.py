@@ -108,6 +108,7 @@ def test_the_defaults_are_safe(app):
         "STORE_RECEIVE": True,
         "STORE_FSYNC": False,
         "STORE_KEEP_UPLOADS": 3600,
+        "STORE_KEEP_LIMIT": 1024**3,
     }
 
 

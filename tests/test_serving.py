@@ -7,6 +7,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from werkzeug.exceptions import NotFound
@@ -112,12 +113,14 @@ def test_what_cannot_carry_a_script_is_shown_in_place(client, put, filename, con
 
 @pytest.mark.parametrize("filename", ATTACHED)
 def test_everything_else_is_downloaded_as_bytes(client, put, filename):
-    response = client.get(put(filename), buffered=True)
+    url = put(filename)
+    response = client.get(url, buffered=True)
 
     assert response.status_code == 200
     assert response.data == b"0123456789"
     assert response.headers["Content-Type"] == "application/octet-stream"
-    assert parse_options_header(response.headers["Content-Disposition"]) == ("attachment", {"filename": filename})
+    disposition = parse_options_header(response.headers["Content-Disposition"])
+    assert disposition == ("attachment", {"filename": unquote(url.rpartition("/")[2])})
     assert_harmless(response)
 
 

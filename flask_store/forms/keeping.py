@@ -22,6 +22,7 @@ from .. import signing
 from ..config import Settings
 from ..exceptions import StoreError
 from ..extension import store_provider
+from ..stores import kept as kept_uploads
 from ..stores.base import BaseStore, guess_content_type
 from .saving import SavingField, fields_below, outermost
 
@@ -148,18 +149,43 @@ def keep(field: SavingField, upload: FileStorage) -> KeptUpload | None:
     if not (age and has_request_context() and app.secret_key and _has_passed_csrf(field)):
         return None
     store = store_provider()()
+    _clean_now_and_then(app, store, age)
     try:
+        size = _size_of(upload)
+        if not _has_room(app, field, size):
+            return None
         id = store.keep(upload)
     except NotImplementedError:  # a store of the developer's own
         return None
     except (StoreError, OSError, ValueError):  # a stream that is closed says ValueError
         app.logger.exception("The upload of field %r could not be kept for the next try", field.name)
         return None
-    _clean_now_and_then(app, store, age)
-    filename, size = upload.filename or "", upload.stream.seek(0, io.SEEK_END)
+    kept_uploads.total_of(app).add(size)
+    filename = upload.filename or ""
     upload.stream.seek(0)
     token = signing.sign(app, _purpose(field, _session_value(make=True)), [id, filename, size])
     return KeptUpload(id, filename, size, TOKEN_PREFIX + token)
+
+
+def _size_of(upload: FileStorage) -> int:
+    size = upload.stream.seek(0, io.SEEK_END)
+    upload.stream.seek(0)
+    return size
+
+
+def _has_room(app: Flask, field: SavingField, size: int) -> bool:
+    """Return whether an upload may be kept beside the others, which visitors could otherwise fill the store with."""
+    limit = Settings(app).keep_limit
+    if kept_uploads.total_of(app).has_room(size, limit):
+        return True
+    app.logger.warning(
+        "The upload of field %r, of %d bytes, was not kept for the next try: with it more than STORE_KEEP_LIMIT, %s"
+        " bytes, would be kept",
+        field.name,
+        size,
+        limit,
+    )
+    return False
 
 
 def find(field: SavingField, token: str) -> KeptUpload | None:

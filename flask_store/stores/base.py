@@ -100,6 +100,15 @@ class BaseStore:
         """
 
     @classmethod
+    def directories(cls, app: Flask) -> dict[str, Path]:
+        """Return the directories of this machine where uploads lie, by the settings that name them.
+
+        ``init_app`` refuses those from which Flask would serve or render uploads itself, and the ``flask store``
+        commands, run as root, those of another user.
+        """
+        return {}
+
+    @classmethod
     def set_up(cls, app: Flask) -> None:
         """Do what else the application needs for this provider; called at the end of ``init_app``."""
 

@@ -9,6 +9,8 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 
+from flask import Flask
+
 from .. import naming
 from ..exceptions import NotFoundError
 
@@ -21,6 +23,39 @@ _ID = re.compile(r"([0-9a-f]{10})-[0-9a-f]{32}")
 
 # What comes after the id in the path of what a rollback has set aside.
 _BACKUP = "-back"
+
+#: Bytes that each kept upload counts for at least: very many small ones are a burden too.
+MIN_SIZE = 64 * 1024
+
+
+class Total:
+    """Bytes that are kept for an application, as one process knows them.
+
+    A store counts them when it cleans; what this process keeps is added until the next count.
+    """
+
+    def __init__(self, app: Flask) -> None:
+        #: None where the store counts nothing.
+        self.size: int | None = None
+
+    def count(self, sizes: Iterable[int]) -> None:
+        """Set the total to the sum of all kept uploads."""
+        self.size = sum(max(size, MIN_SIZE) for size in sizes)
+
+    def add(self, size: int) -> None:
+        """Count one more upload, which is being kept."""
+        if self.size is not None:
+            self.size += max(size, MIN_SIZE)
+
+    def has_room(self, size: int, limit: int | None) -> bool:
+        """Return whether an upload of a size may be kept, of at most ``limit`` bytes in all."""
+        return limit is None or (self.size or 0) + max(size, MIN_SIZE) <= limit
+
+
+def total_of(app: Flask) -> Total:
+    """Return what this process knows of the kept uploads of an application."""
+    total: Total = app.extensions["store"].shared(Total)
+    return total
 
 
 def make_id() -> str:
@@ -58,9 +93,18 @@ def expired(ids: Iterable[str], age: int) -> Iterator[str]:
     """Yield the ids, of some in their order, of uploads that have been kept for ``age`` seconds; then stop."""
     before = time.time() - age
     for id in ids:
-        match = _ID.fullmatch(id.removesuffix(_BACKUP))
+        match = _match(id)
         if match is None:
             continue
         if int(match[1], 16) > before:
             return
         yield id
+
+
+def is_kept(name: str) -> bool:
+    """Return whether a name in the place of kept uploads is that of one, or of a backup."""
+    return _match(name) is not None
+
+
+def _match(name: str) -> re.Match[str] | None:
+    return _ID.fullmatch(name.removesuffix(_BACKUP))

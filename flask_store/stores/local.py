@@ -23,14 +23,13 @@ from ..config import Settings
 from ..exceptions import (
     AlreadyExistsError,
     InvalidNameError,
-    NotConfiguredError,
     NotFoundError,
     ServiceError,
     StoreError,
 )
 from ..files import StoreFile
 from ..receiving import ReceivedFile
-from . import kept, locking
+from . import kept, locking, opening
 from .base import MAX_TRIES, BaseStore, FileStat, filename_of, guess_content_type
 from .staging import StagedFile, fsync_directory, link, make_directories
 
@@ -54,11 +53,10 @@ class LocalStore(BaseStore):
         app.config.setdefault("STORE_PATH", "uploads")
         app.config.setdefault("STORE_URL_PREFIX", "/uploads")
 
-    @staticmethod
-    def check_config(app: Flask) -> None:
-        root = os.path.realpath(os.path.join(app.instance_path, Settings(app).path))
-        if Path(os.path.realpath(app.root_path)).is_relative_to(root):
-            raise NotConfiguredError(f"STORE_PATH must not contain the application: its source code is in {root}")
+    @classmethod
+    def directories(cls, app: Flask) -> dict[str, Path]:
+        settings = Settings(app)
+        return {type(settings).path.key: Path(app.instance_path, settings.path)}
 
     @property
     def root(self) -> Path:
@@ -135,7 +133,7 @@ class LocalStore(BaseStore):
         """Publish a file under its name or, where that is taken, under one with a random part."""
         target.finish(self.settings.file_mode, self.settings.fsync)
         directory, name = os.path.split(path)
-        candidate = path
+        candidate = path if _may_stand(name) else os.path.join(directory, naming.add_random(name))
         for _ in range(MAX_TRIES):
             try:
                 target.publish(candidate)
@@ -167,7 +165,7 @@ class LocalStore(BaseStore):
     def _stage(self, directory: str) -> StagedFile:
         try:
             return StagedFile(directory)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self._make_directory(directory)
             return StagedFile(directory)
 
@@ -204,7 +202,7 @@ class LocalStore(BaseStore):
 
     def open_kept(self, id: str) -> BinaryIO:
         with _translated_errors(id):
-            return open(self._kept_path(id), "rb")
+            return os.fdopen(opening.open_plain(self._kept_path(id)), "rb")
 
     def promote(self, id: str, filename: str) -> StoreFile:
         name = self._name_for(filename)
@@ -217,7 +215,7 @@ class LocalStore(BaseStore):
             hold, is_sure = held
             try:
                 os.stat(source)  # who held it before may have moved it
-                path, is_new = self._move(source, f"{self._directory()}/{name}", id)
+                path, is_new = self._move(source, hold, f"{self._directory()}/{name}", id)
             except BaseException:
                 hold.close()
                 raise
@@ -228,17 +226,19 @@ class LocalStore(BaseStore):
         signals.file_saved.send(self.app, file=file)
         return file
 
-    def _move(self, source: str, path: str, id: str) -> tuple[str, bool]:
+    def _move(self, source: str, hold: IO[bytes], path: str, id: str) -> tuple[str, bool]:
         """Give a kept upload a free name beside its own; return it, and whether it had none before.
 
         A process that was killed may have given it one already.
         """
         directory, name = os.path.split(path)
         self._make_directory(directory)
-        os.chmod(source, self.settings.file_mode)
+        # An open file is not another one meanwhile. It is closed where the system has no locks: on Windows.
+        os.chmod(source if hold.closed else hold.fileno(), self.settings.file_mode)
         own = os.path.join(directory, kept.add_own_part(name, id))
         # The visitor can tell that name, and save another file there.
-        for candidate in (path, own, os.path.join(directory, naming.add_random(name))):
+        candidates = [own, os.path.join(directory, naming.add_random(name))]
+        for candidate in [path, *candidates] if _may_stand(name) else candidates:
             try:
                 link(source, candidate)
             except FileExistsError:
@@ -256,7 +256,10 @@ class LocalStore(BaseStore):
 
     def _copy_kept(self, source: str, own: str) -> tuple[str, bool]:
         """Copy a kept upload to another file system, under the name that only it has: one crash makes no two files."""
-        with open(source, "rb") as stream, contextlib.closing(self._stage(os.path.dirname(own))) as copy:
+        with (
+            os.fdopen(opening.open_plain(source), "rb") as stream,
+            contextlib.closing(self._stage(os.path.dirname(own))) as copy,
+        ):
             copy.copy(stream)
             copy.finish(self.settings.file_mode, self.settings.fsync)
             try:
@@ -296,15 +299,29 @@ class LocalStore(BaseStore):
             os.unlink(self._kept_path(id))
 
     def clean(self, age: int, limit: int | None = None) -> int:
-        with _translated_errors(kept.PLACE):
-            try:
-                ids = sorted(os.listdir(os.path.join(self._root, kept.PLACE)))
-            except FileNotFoundError:
-                return 0
-        left = list(itertools.islice(itertools.filterfalse(self._is_moving, kept.expired(ids, age)), limit))
+        sizes = self._kept_sizes()
+        left = list(itertools.islice(itertools.filterfalse(self._is_moving, kept.expired(sorted(sizes), age)), limit))
         for id in left:
             self.discard(id)
+        kept.total_of(self.app).count(size for id, size in sizes.items() if id not in left)
         return len(left)
+
+    def _kept_sizes(self) -> dict[str, int]:
+        """Return the size of each kept upload, by its id."""
+        sizes = {}
+        place = os.path.join(self._root, kept.PLACE)
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if not kept.is_kept(entry.name):
+                        continue
+                    with contextlib.suppress(FileNotFoundError):  # somebody needs it no more
+                        sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise ServiceError(f"could not look for kept uploads in {place}: {error}") from error
+        return sizes
 
     def _is_moving(self, id: str) -> bool:
         """Return whether an open transaction, which may yet fail, has given a kept upload its name."""
@@ -313,9 +330,9 @@ class LocalStore(BaseStore):
         return False
 
     def open(self, filename: str) -> BinaryIO:
-        self.stat(filename)  # opening a FIFO would block
+        path = self.path_for(filename)
         with _translated_errors(filename):
-            return self.path_for(filename).open("rb")
+            return os.fdopen(opening.open_plain(path), "rb")
 
     def delete(self, filename: str) -> None:
         naming.check_path(filename)
@@ -341,6 +358,11 @@ class LocalStore(BaseStore):
             for path in _walk(top, below, start):
                 directory, _, name = path.rpartition("/")
                 yield StoreFile.of(self.at(self.relative_path(directory) if directory else self.destination), name)
+
+
+def _may_stand(name: str) -> bool:
+    """Return whether a file may have a name that a visitor chose. Without an extension it could be a destination's."""
+    return bool(naming.split_extension(name)[1])
 
 
 def _followed(root: str, path: str) -> str:

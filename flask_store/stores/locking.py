@@ -8,6 +8,8 @@ import weakref
 from pathlib import Path
 from typing import IO
 
+from . import opening
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -36,13 +38,14 @@ def try_hold(path: str) -> tuple[IO[bytes], bool] | None:
 
     Where a system or file system has no locks, everybody holds it.
 
-    :raises FileNotFoundError: If there is none.
+    :raises FileNotFoundError: If there is no plain file.
     """
     _let_go_in_children()
     try:
-        file: IO[bytes] = open(path, "r+b", buffering=0)  # NFS has exclusive locks for those who can write only
+        # NFS has exclusive locks for those who can write only.
+        file: IO[bytes] = os.fdopen(opening.open_plain(path, os.O_RDWR), "r+b", buffering=0)
     except PermissionError:
-        file = open(path, "rb", buffering=0)
+        file = os.fdopen(opening.open_plain(path), "rb", buffering=0)
     is_sure = fcntl is not None
     try:
         lock(file.fileno())
@@ -89,11 +92,11 @@ def _let_go() -> None:
 def is_held(path: Path) -> bool:
     """Return whether any process holds a file.
 
-    :raises FileNotFoundError: If there is none.
+    :raises FileNotFoundError: If there is no plain file.
     """
     if fcntl is None:
         return False
-    with path.open("rb") as file:
+    with os.fdopen(opening.open_plain(path), "rb") as file:
         try:
             # Shared, so that two processes that look at once do not take each other for the holder.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any, BinaryIO, ClassVar, cast
 from urllib.parse import quote
 
@@ -371,18 +372,22 @@ class S3Store(BaseStore):
 
     def clean(self, age: int, limit: int | None = None) -> int:
         start = self.join(self.settings.path, kept.PLACE) + "/"
-        count = 0
         with self._errors("list", start):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.settings.bucket,
-                Prefix=start,
-                PaginationConfig={"PageSize": min(limit or MAX_KEYS, MAX_KEYS)},
-            )
-            ids = (found["Key"].removeprefix(start) for page in pages for found in page.get("Contents", []))
-            for id in itertools.islice(kept.expired(ids, age), limit):
+            sizes = self._kept_sizes(start)
+            left = list(itertools.islice(kept.expired(sorted(sizes), age), limit))
+            for id in left:
                 self._client.delete_object(**self._place(start + id))
-                count += 1
-        return count
+                del sizes[id]
+        kept.total_of(self.app).count(sizes.values())
+        return len(left)
+
+    def _kept_sizes(self, start: str) -> dict[str, int]:
+        """Return the size of each kept upload and backup, by the end of its key."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.settings.bucket, Prefix=start, PaginationConfig={"PageSize": MAX_KEYS}
+        )
+        found = ((entry["Key"].removeprefix(start), entry) for page in pages for entry in page.get("Contents", []))
+        return {name: entry.get("Size", 0) for name, entry in found if kept.is_kept(name)}
 
     def open(self, filename: str) -> BinaryIO:
         return self._open(filename, self._key(filename))
@@ -476,6 +481,11 @@ class S3GeventStore(S3Store):
 
     settings_class: ClassVar[type[S3GeventSettings]] = S3GeventSettings
     settings: S3GeventSettings
+
+    @classmethod
+    def directories(cls, app: Flask) -> dict[str, Path]:
+        settings = S3GeventSettings(app)
+        return {type(settings).spool_path.key: Path(app.instance_path, settings.spool_path)}
 
     @staticmethod
     def check_config(app: Flask) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from ..receiving import ReceivedFile
+from . import opening
 from .locking import hold, is_held
 from .staging import ABANDONED_AFTER, StagedFile, copy_stream, fsync_directory, make_directories
 
@@ -74,7 +76,7 @@ class Entry:
     @property
     def is_cancelled(self) -> bool:
         """Whether the file was deleted while it was on its way."""
-        return (self.directory / _CANCELLED).exists()
+        return os.path.lexists(self.directory / _CANCELLED)
 
     def record(self) -> Record:
         """Return the record.
@@ -82,7 +84,8 @@ class Entry:
         :raises FileNotFoundError: If the upload has left the spool.
         :raises ValueError: If it is damaged.
         """
-        fields = json.loads((self.directory / _RECORD).read_text(encoding="utf-8"))
+        with self._open(_RECORD) as file:
+            fields = json.loads(file.read())
         try:
             return Record(**{**fields, "service": tuple(fields["service"])})
         except (KeyError, TypeError) as error:
@@ -93,31 +96,41 @@ class Entry:
 
         :raises FileNotFoundError: If the upload has left the spool.
         """
-        return (self.directory / _DATA).open("rb")
+        return self._open(_DATA)
+
+    def _open(self, name: str) -> BinaryIO:
+        with opening.directory(self.directory) as directory:
+            return os.fdopen(opening.open_plain(name, dir_fd=directory), "rb")
 
     def stat(self) -> os.stat_result:
         """Return size and times of the bytes.
 
         :raises FileNotFoundError: If the upload has left the spool.
         """
-        return (self.directory / _DATA).stat()
+        with self._open(_DATA) as file:
+            return os.fstat(file.fileno())
 
     def mark(self) -> str | None:
         """Return the name of the file that tells who looks after the upload, or None if it has left the spool."""
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.directory) as files:
-            for file in files:
-                if file.name.startswith((_OWNED, _GIVEN_UP)):
-                    return file.name
+        with contextlib.suppress(FileNotFoundError), opening.directory(self.directory) as directory:
+            return next((name for name in os.listdir(directory) if name.startswith((_OWNED, _GIVEN_UP))), None)
         return None
+
+    def change_mark(self, mark: str, new: str) -> None:
+        """Rename the file that tells who looks after the upload.
+
+        :raises FileNotFoundError: If somebody else has, or the upload has left the spool.
+        """
+        with opening.directory(self.directory) as directory:
+            os.rename(mark, new, src_dir_fd=directory, dst_dir_fd=directory)
 
     def cancel(self) -> bool:
         """Have the file be deleted instead; return False if the upload has left the spool."""
         try:
-            (self.directory / _CANCELLED).touch()
+            with opening.directory(self.directory) as directory, contextlib.suppress(FileExistsError):
+                os.close(opening.create(_CANCELLED, directory))
         except FileNotFoundError:
             return False
-        with contextlib.suppress(FileNotFoundError):  # it was taken out meanwhile
-            _hand_over(self.directory / _CANCELLED)
         return True
 
 
@@ -148,13 +161,12 @@ class Spool:
         new = self.root / f"{_NEW}{self._token}-{secrets.token_hex(8)}"
         new.mkdir(0o700)
         try:
-            _hand_over(new)
-            self._write_data(stream, new / _DATA)
-            _hand_over(new / _DATA)
-            self._write_record(new / _RECORD, record)
-            (new / f"{_OWNED}{self._token}").touch()
-            if self._fsync:
-                fsync_directory(new)
+            with opening.directory(new) as directory:
+                self._write_data(stream, directory)
+                self._write_record(directory, _RECORD, record)
+                os.close(opening.create(f"{_OWNED}{self._token}", directory))
+                if self._fsync:
+                    os.fsync(directory)
             entry = self._entry_of(path)
             os.rename(new, entry.directory)
         except BaseException:
@@ -169,33 +181,32 @@ class Spool:
         self._make_root()
         return StagedFile(str(self.root))
 
-    def _write_data(self, stream: IO[bytes], path: Path) -> None:
+    def _write_data(self, stream: IO[bytes], directory: int) -> None:
         if isinstance(stream, ReceivedFile) and stream.staged is not None:
             with contextlib.suppress(OSError):  # another file system, perhaps: then a copy will do
-                stream.publish(lambda staged: self._publish(staged, path))
+                stream.publish(lambda staged: self._publish(staged, directory))
                 return
-        with open(path, "xb", buffering=0, opener=_private) as target:
+        with os.fdopen(opening.create(_DATA, directory), "wb", buffering=0) as target:
             copy_stream(stream.file if isinstance(stream, ReceivedFile) else stream, target.fileno())
             if self._fsync:
                 os.fsync(target.fileno())
 
-    def _publish(self, staged: StagedFile, path: Path) -> str:
+    def _publish(self, staged: StagedFile, directory: int) -> str:
         staged.finish(0o600, self._fsync)
-        staged.publish(str(path))
-        return str(path)
+        staged.publish(_DATA, directory)
+        return _DATA
 
-    def _write_record(self, path: Path, record: Record) -> None:
-        with open(path, "w", encoding="utf-8", opener=_private) as file:
+    def _write_record(self, directory: int, name: str, record: Record) -> None:
+        with os.fdopen(opening.create(name, directory), "w", encoding="utf-8") as file:
             json.dump(asdict(record), file)
             if self._fsync:
                 file.flush()
                 os.fsync(file.fileno())
-        _hand_over(path)
 
     def find(self, path: str) -> Entry | None:
         """Return the upload of a file, if there is one in the spool."""
         entry = self._entry_of(path)
-        return entry if entry.directory.exists() else None
+        return entry if _is_directory(entry.directory) else None
 
     def entries(self) -> list[tuple[Entry, Record]]:
         """Return the uploads to this service, the oldest first."""
@@ -241,7 +252,7 @@ class Spool:
             return False
         self._live()
         try:
-            os.rename(entry.directory / mark, entry.directory / f"{_OWNED}{self._token}")
+            entry.change_mark(mark, f"{_OWNED}{self._token}")
         except FileNotFoundError:
             return False
         return True
@@ -251,15 +262,17 @@ class Spool:
 
         :raises OSError: If there is no room; the record is as it was then.
         """
-        new = entry.directory / f"{_RECORD}.new"
-        self._write_record(new, record)
-        os.replace(new, entry.directory / _RECORD)
+        new = f"{_RECORD}.new"
+        with opening.directory(entry.directory) as directory:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new, dir_fd=directory)  # a crash, or somebody else, has left it
+            self._write_record(directory, new, record)
+            os.replace(new, _RECORD, src_dir_fd=directory, dst_dir_fd=directory)
 
     def give_up(self, entry: Entry) -> None:
         """Look no more after an upload; anybody may claim it who says so."""
         with contextlib.suppress(FileNotFoundError):
-            mark = entry.directory / f"{_OWNED}{self._token}"
-            os.rename(mark, entry.directory / f"{_GIVEN_UP}{self._token}")
+            entry.change_mark(f"{_OWNED}{self._token}", f"{_GIVEN_UP}{self._token}")
 
     def take_out(self, entry: Entry) -> None:
         """Make an upload not to be found any more; :meth:`remove` is the next. Who cancels it in time is seen."""
@@ -270,9 +283,9 @@ class Spool:
 
     def remove(self, entry: Entry) -> None:
         """Delete an upload that was taken out."""
-        with contextlib.suppress(FileNotFoundError):
-            (entry.directory / _CANCELLED).unlink()  # first: what is cancelled is an upload still
-        shutil.rmtree(entry.directory, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError), opening.directory(entry.directory) as directory:
+            os.unlink(_CANCELLED, dir_fd=directory)  # first: what is cancelled is an upload still
+        _delete(entry.directory)
 
     def sweep(self) -> None:
         """Delete what processes that have ended left and nobody wants: half added uploads, and their locks."""
@@ -281,7 +294,7 @@ class Spool:
             if name.startswith(_NEW) and not self._is_alive(name.removeprefix(_NEW).partition("-")[0]):
                 _delete_new(path)
             elif name.startswith(_DONE) and not Entry(path).is_cancelled:
-                shutil.rmtree(path, ignore_errors=True)
+                _delete(path)
             elif name.startswith(_PROCESS) and not self._is_alive(name.removeprefix(_PROCESS)):
                 path.unlink(missing_ok=True)  # that there is no lock says the same
 
@@ -305,7 +318,6 @@ class Spool:
         if not self.root.is_dir():
             self.root.parent.mkdir(parents=True, exist_ok=True)
             make_directories(self.root, 0o700, self._fsync)
-            _hand_over(self.root)
 
     def _live(self) -> None:
         """Show the other processes that this one lives."""
@@ -318,7 +330,6 @@ class Spool:
             # It is held before the others can see it.
             new = self.root / f"{_NEW}{self._token}-process"
             self._sign_of_life = hold(new)
-            _hand_over(new)
             os.rename(new, sign)
 
     def _is_alive(self, token: str) -> bool:
@@ -331,21 +342,26 @@ class Spool:
 
 
 def _delete_new(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+    if _is_directory(path):
+        _delete(path)
         return
     with contextlib.suppress(FileNotFoundError):
         # A sign of life. For a moment after it was made, its process does not hold it yet.
-        if time.time() - path.stat().st_mtime > ABANDONED_AFTER and not is_held(path):
+        if time.time() - path.lstat().st_mtime > ABANDONED_AFTER and not is_held(path):
             path.unlink()
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _delete(path: Path) -> None:
+    """Delete a directory, or what somebody has put in its place: to enter a FIFO waits for ever."""
+    if _is_directory(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
-def _hand_over(path: Path) -> None:
-    """Where root is at work, give what it made to whom the directory around it belongs: the application's user."""
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        around = path.parent.stat()
-        os.chown(path, around.st_uid, around.st_gid)
+def _is_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from ..utils import rewind
+from . import opening
 from .locking import is_held, lock
 
 #: Directory beside the files of a store where they are written on systems without unnamed files. What is in it is no
@@ -74,7 +75,7 @@ class StagedFile:
                 if error.errno not in _NO_UNNAMED_FILES:
                     raise
         hidden = Path(directory, STAGING_DIRECTORY)
-        hidden.mkdir(0o700, exist_ok=True)
+        _make_hidden(hidden)
         delete_abandoned(hidden)
         self.path = hidden / secrets.token_hex(10)
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -93,23 +94,24 @@ class StagedFile:
         if fsync:
             os.fsync(self._descriptor)
 
-    def publish(self, target: str | Path) -> None:
+    def publish(self, target: str | Path, dir_fd: int | None = None) -> None:
         """Make the finished file visible as ``target``, at most once.
 
+        :param dir_fd: Descriptor of the directory that a relative target is in.
         :raises FileExistsError: If the name is taken; the file can be published under another.
         """
         if self.path is not None:
-            self._publish_named(self.path, target)
+            self._publish_named(self.path, target, dir_fd)
             return
         # Without a descriptor here Python calls link(2), which does not follow the link in /proc. The path is absolute,
         # so it does not matter which one.
         source = f"/proc/self/fd/{self._descriptor}"
-        os.link(source, target, src_dir_fd=self._descriptor, follow_symlinks=True)
+        os.link(source, target, src_dir_fd=self._descriptor, dst_dir_fd=dir_fd, follow_symlinks=True)
 
-    def _publish_named(self, path: Path, target: str | Path) -> None:
+    def _publish_named(self, path: Path, target: str | Path, dir_fd: int | None) -> None:
         if os.name == "nt":
             self._close_file()  # an open file cannot be renamed there
-        link(path, target)
+        link(path, target, dir_fd)
 
     def close(self) -> None:
         """Let go of what is not published."""
@@ -127,17 +129,18 @@ class StagedFile:
         self._descriptor = -1
 
 
-def link(source: str | Path, target: str | Path) -> None:
+def link(source: str | Path, target: str | Path, dir_fd: int | None = None) -> None:
     """Give a file a second name or, where the file system has no second names, another one.
 
+    :param dir_fd: Descriptor of the directory that a relative target is in.
     :raises FileExistsError: If the name is taken.
     """
     try:
-        os.link(source, target)
+        os.link(source, target, dst_dir_fd=dir_fd)
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        _rename_exclusively(source, target)
+        _rename_exclusively(source, target, dir_fd)
 
 
 @functools.cache
@@ -199,7 +202,7 @@ def _kernel_copies() -> Iterator[Callable[[int, int, int], int]]:
         yield lambda source, target, position: os.sendfile(target, source, position, _KERNEL_CHUNK_SIZE)
 
 
-def _rename_exclusively(source: str | Path, target: str | Path) -> None:
+def _rename_exclusively(source: str | Path, target: str | Path, dir_fd: int | None) -> None:
     if os.name == "nt":
         os.rename(source, target)  # fails there if the target exists
         return
@@ -210,7 +213,8 @@ def _rename_exclusively(source: str | Path, target: str | Path) -> None:
         raise OSError(
             errno.EOPNOTSUPP, "the file system has no hard links, the system no exclusive rename", str(target)
         )
-    if rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE):
+    below = _AT_FDCWD if dir_fd is None else dir_fd
+    if rename(_AT_FDCWD, os.fsencode(source), below, os.fsencode(target), _RENAME_NOREPLACE):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(target))
 
@@ -219,14 +223,24 @@ def delete_abandoned(directory: Path) -> None:
     """Delete the staged files in a staging directory that a crash has left: those that no process holds."""
     for path in directory.iterdir():
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > ABANDONED_AFTER and not is_held(path):
+            if time.time() - path.lstat().st_mtime > ABANDONED_AFTER and not is_held(path):
                 path.unlink()
+
+
+def _make_hidden(directory: Path) -> None:
+    try:
+        directory.mkdir(0o700)
+    except FileExistsError:
+        # A link would have files deleted elsewhere.
+        if directory.is_symlink() or not directory.is_dir():
+            raise _in_the_way(directory) from None
 
 
 def make_directories(directory: Path, mode: int, fsync: bool = False) -> None:
     """Make a directory and those above it that are missing, each with just these permission bits.
 
     :param fsync: Whether to bring each to the disk.
+    :raises FileExistsError: If something that is no directory is in the way; it is the ``filename`` of the error.
     """
     if directory.is_dir():
         return
@@ -235,20 +249,31 @@ def make_directories(directory: Path, mode: int, fsync: bool = False) -> None:
         directory.mkdir(mode)
     except FileExistsError:
         if not directory.is_dir():
-            raise
+            raise _in_the_way(directory) from None
     else:
-        # The umask may have taken bits away; it belongs to the whole process and stays untouched. The one bit that is
-        # inherited says that files get the group of their directory.
-        directory.chmod(mode | stat.S_ISGID & directory.stat().st_mode)
+        _set_mode(directory, mode)
         if fsync:
             fsync_directory(directory.parent)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Give a new directory its bits: the umask, which belongs to the whole process, may have taken some away."""
+    if os.name == "nt":
+        return
+    with opening.directory(path) as directory:
+        # The one bit that is inherited has files get the group of their directory.
+        os.chmod(directory, mode | stat.S_ISGID & os.fstat(directory).st_mode)
+
+
+def _in_the_way(path: Path) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, "no directory, but in the way of one", str(path))
 
 
 def fsync_directory(directory: Path) -> None:
     """Bring the names in a directory to the disk, where directories can be opened: not on Windows."""
     if os.name == "nt":
         return
-    descriptor = os.open(directory, os.O_RDONLY)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

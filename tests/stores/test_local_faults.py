@@ -195,13 +195,13 @@ def test_a_path_below_a_file(make_app, upload, tmp_path, destination):
 
 
 def test_a_destination_below_a_stored_file(app, store, upload):
-    store.save(upload(b"here first", "photos"))
+    store.save(upload(b"here first", "photos.d"))
 
     with pytest.raises(ServiceError):
-        LocalStore(destination="photos").save(upload())
+        LocalStore(destination="photos.d").save(upload())
 
-    assert [str(file) for file in store.list()] == ["photos"]
-    with store.open("photos") as stream:
+    assert [str(file) for file in store.list()] == ["photos.d"]
+    with store.open("photos.d") as stream:
         assert stream.read() == b"here first"
 
 

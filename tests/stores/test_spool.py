@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import threading
 
 import pytest
 
-from flask_store.stores import spool as spool_module
 from flask_store.stores.spool import Spool
 
 SERVICE = ("https://s3.example.com", "album")
@@ -187,35 +185,3 @@ def test_a_spool_that_somebody_deletes_is_made_again(make_spool, tmp_path):
     entry = add(spool, "after")
 
     assert not other.claim(entry)
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
-def test_what_root_makes_belongs_to_whom_the_directory_belongs(make_spool, tmp_path):
-    os.chown(tmp_path, 12345, 12345)
-    spool = make_spool()
-    entry = add(spool)
-    spool.note(entry, entry.record())
-    entry.cancel()
-
-    owners = {
-        path: path.stat().st_uid for path in (tmp_path / "spool").rglob("*") if not path.name.startswith("owner-")
-    }
-
-    assert set(owners.values()) == {12345}
-    assert len(owners) == 5
-
-
-def test_an_upload_that_leaves_while_it_is_cancelled_is_no_error(make_spool, monkeypatch):
-    spool = make_spool()
-    entry = add(spool)
-    seen_by_another = make_spool().find("a.txt")
-    hand_over = spool_module._hand_over
-
-    def leave_first(path):
-        spool.take_out(entry)
-        hand_over(path)
-
-    monkeypatch.setattr(spool_module, "_hand_over", leave_first)
-
-    assert seen_by_another.cancel()
-    assert entry.is_cancelled

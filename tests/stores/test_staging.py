@@ -114,8 +114,10 @@ def test_a_directory_inherits_that_files_get_its_group(tmp_path):
 def test_a_file_in_the_way_of_a_directory_is_an_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
 
-    with pytest.raises(FileExistsError):
-        make_directories(tmp_path / "file", 0o755)
+    with pytest.raises(FileExistsError, match="file") as caught:
+        make_directories(tmp_path / "file" / "a" / "b", 0o755)
+
+    assert caught.value.filename == str(tmp_path / "file")
 
 
 class TestWithoutUnnamedFiles:

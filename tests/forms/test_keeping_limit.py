@@ -14,7 +14,8 @@ from flask_store import NotConfiguredError
 from flask_store.forms import StoreFileField
 from flask_store.stores import kept
 
-MIB = 1024 * 1024
+# More than what an upload counts for at least, and less than what goes into temporary files.
+UNIT = 100 * 1024
 
 
 class PhotoForm(FlaskForm):
@@ -56,9 +57,9 @@ def send(app, size):
 
 
 def test_what_would_exceed_it_is_not_kept(make, caplog):
-    app = make(STORE_KEEP_LIMIT=3 * MIB)
+    app = make(STORE_KEEP_LIMIT=3 * UNIT)
 
-    assert [send(app, size) for size in (MIB, 3 * MIB, MIB, MIB, MIB)] == [True, False, True, True, False]
+    assert [send(app, size) for size in (UNIT, 3 * UNIT, UNIT, UNIT, UNIT)] == [True, False, True, True, False]
     assert "STORE_KEEP_LIMIT" in caplog.text
 
 
@@ -69,27 +70,27 @@ def test_very_many_small_uploads_exceed_it_too(make):
 
 
 def test_what_other_processes_have_kept_counts_when_this_one_cleans(make):
-    config = {"STORE_KEEP_LIMIT": 2 * MIB}
+    config = {"STORE_KEEP_LIMIT": 2 * UNIT}
     app, other = make(**config), make(**config)
 
-    assert send(app, MIB)
-    assert [send(other, MIB) for _ in range(2)] == [True, False]
+    assert send(app, UNIT)
+    assert [send(other, UNIT) for _ in range(2)] == [True, False]
 
 
 def test_what_is_needed_no_more_makes_room_at_the_next_cleaning(make):
-    app = make(STORE_KEEP_LIMIT=MIB)
-    assert [send(app, MIB) for _ in range(2)] == [True, False]
+    app = make(STORE_KEEP_LIMIT=UNIT)
+    assert [send(app, UNIT) for _ in range(2)] == [True, False]
     with app.app_context():
         assert app.extensions["store"].provider().clean(0) == 1
 
-    assert send(app, MIB)
+    assert send(app, UNIT)
 
 
 def test_backups_count_and_what_others_have_put_there_does_not(make_app, bucket, s3):
-    app = with_view(make_app("moto", STORE_KEEP_LIMIT=MIB, **s3.settings(bucket.name)))
-    bucket.put_object(Key=".kept/note.txt", Body=b"x" * MIB)
+    app = with_view(make_app("moto", STORE_KEEP_LIMIT=2 * UNIT, **s3.settings(bucket.name)))
+    bucket.put_object(Key=".kept/note.txt", Body=b"x" * 2 * UNIT)
     assert send(app, kept.MIN_SIZE)
-    bucket.put_object(Key=f".kept/{kept.make_id()}-back", Body=b"x" * MIB)
+    bucket.put_object(Key=f".kept/{kept.make_id()}-back", Body=b"x" * 2 * UNIT)
     with app.app_context():
         assert app.extensions["store"].provider().clean(3600) == 0
 
@@ -99,7 +100,7 @@ def test_backups_count_and_what_others_have_put_there_does_not(make_app, bucket,
 def test_none_is_no_limit(make):
     app = make(STORE_KEEP_LIMIT=None)
 
-    assert send(app, 5 * MIB)
+    assert send(app, 4 * UNIT)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "1 GiB"])

@@ -149,9 +149,9 @@ def keep(field: SavingField, upload: FileStorage) -> KeptUpload | None:
     if not (age and has_request_context() and app.secret_key and _has_passed_csrf(field)):
         return None
     store = store_provider()()
-    _clean_now_and_then(app, store, age)
     try:
         size = _size_of(upload)
+        _clean_now_and_then(app, store, age)
         if not _has_room(app, field, size):
             return None
         id = store.keep(upload)

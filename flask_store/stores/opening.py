@@ -24,7 +24,8 @@ def open_plain(path: str | Path, flags: int = os.O_RDONLY, dir_fd: int | None = 
     """Return a descriptor of a regular file that is there already.
 
     :param dir_fd: Descriptor of the directory that a relative path is in.
-    :raises FileNotFoundError: If there is none, or a link, a FIFO or anything else in its place.
+    :raises FileNotFoundError: If there is none, or a link, a FIFO or the like in its place.
+    :raises IsADirectoryError: If it is a directory.
     """
     try:
         descriptor = os.open(path, flags | _NO_LINKS | _NO_WAITING | _CLOSE_ON_EXEC | _BINARY, dir_fd=dir_fd)
@@ -32,8 +33,11 @@ def open_plain(path: str | Path, flags: int = os.O_RDONLY, dir_fd: int | None = 
         if error.errno in _NOT_PLAIN:
             raise FileNotFoundError(errno.ENOENT, "no plain file", str(path)) from error
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise FileNotFoundError(errno.ENOENT, "no plain file", str(path))
     return descriptor
 

@@ -296,7 +296,7 @@ class Spool:
             elif name.startswith(_DONE) and not Entry(path).is_cancelled:
                 _delete(path)
             elif name.startswith(_PROCESS) and not self._is_alive(name.removeprefix(_PROCESS)):
-                path.unlink(missing_ok=True)  # that there is no lock says the same
+                _delete(path)  # that there is no lock says the same
 
     def leave(self) -> None:
         """Say that this process looks after its uploads no more."""
@@ -336,8 +336,8 @@ class Spool:
         if token == self._token:
             return True
         try:
-            return is_held(self.root / f"{_PROCESS}{token}")
-        except FileNotFoundError:
+            return _is_held(self.root / f"{_PROCESS}{token}")
+        except IsADirectoryError:
             return False
 
 
@@ -347,8 +347,16 @@ def _delete_new(path: Path) -> None:
         return
     with contextlib.suppress(FileNotFoundError):
         # A sign of life. For a moment after it was made, its process does not hold it yet.
-        if time.time() - path.lstat().st_mtime > ABANDONED_AFTER and not is_held(path):
+        if time.time() - path.lstat().st_mtime > ABANDONED_AFTER and not _is_held(path):
             path.unlink()
+
+
+def _is_held(path: Path) -> bool:
+    """Return whether a process holds a sign of life; nobody holds a link or a FIFO in its place."""
+    try:
+        return is_held(path)
+    except FileNotFoundError:
+        return False
 
 
 def _delete(path: Path) -> None:

@@ -113,18 +113,21 @@ def test_an_upload_whose_directory_became_a_link_has_left_the_spool(spool, entry
 
 
 @pytest.mark.parametrize("name", [".process-0123", ".new-0123-process", ".new-0123-456", ".done-0123"])
-@pytest.mark.parametrize("kind", ["file", "directory", "FIFO"])
+@pytest.mark.parametrize("kind", ["file", "directory", "FIFO", "own directory"])
 def test_sweeping_deletes_links_and_fifos_themselves_and_never_waits(spool, entry, canary, name, kind):
     planted = spool.root / name
     if kind == "FIFO":
         os.mkfifo(planted)
         os.utime(planted, (0, 0))
+    elif kind == "own directory":
+        planted.mkdir()
     else:
         planted.symlink_to(canary if kind == "file" else canary.parent)
         os.utime(planted, (0, 0), follow_symlinks=False)
 
     spool.sweep()
 
+    assert not os.path.lexists(planted)
     assert [record.path for _, record in spool.entries()] == ["a.txt"]
 
 

@@ -505,6 +505,15 @@ class StoreContract:
         with store.open_kept(id) as stream:
             assert stream.read() == b"twice"
 
+    def test_a_file_without_an_extension_stands_in_no_destinations_way(self, store: BaseStore) -> None:
+        first = store.save(make_upload(b"first", "album"))
+        below = type(store)(destination="/".join(filter(None, [store.destination, "album"])))
+
+        second = below.save(make_upload(b"second", "a.txt"))
+
+        assert_content(first, b"first")
+        assert_content(second, b"second")
+
     def test_a_file_is_used_without_an_application_context(self, store: BaseStore) -> None:
         saved = store.save(make_upload(b"thread"))
         answers: list[str] = []

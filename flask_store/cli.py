@@ -23,7 +23,7 @@ from .stores.base import BaseStore
 if TYPE_CHECKING:
     from .files import StoreFile
     from .stores.background import Uploads
-    from .stores.spool import Entry, Record
+    from .stores.spool import Entry, Record, Retry
 
 store = AppGroup("store", help="Look after the application's file store.")
 
@@ -52,7 +52,7 @@ def pending() -> None:
     _check_owner("pending")
     spool = _uploads().spool
     for entry, record in spool.entries():
-        click.echo(_line(_state(entry, record), record))
+        click.echo(_line(_state(entry, record), record, entry.retry() if record.failed else None))
     for _, record in spool.entries_elsewhere():
         click.echo(f"{_line('elsewhere', record)}: it is for {' '.join(filter(None, record.service))}")
     for directory in spool.damaged():
@@ -87,10 +87,12 @@ def clean() -> None:
     click.echo(f"deleted: {count}")
 
 
-def _line(state: str, record: Record) -> str:
-    age = timedelta(seconds=round(time.time() - record.saved_at))
+def _line(state: str, record: Record, retry: Retry | None = None) -> str:
+    now = time.time()
+    age = timedelta(seconds=round(now - record.saved_at))
+    due = f", next try in {timedelta(seconds=max(0, round(retry.due_at - now)))}" if retry else ""
     error = f": {record.error}" if record.error else ""
-    return f"{state}  {age} old  tries that failed: {record.attempts}  {record.path}{error}"
+    return f"{state}  {age} old  tries that failed: {record.attempts}{due}  {record.path}{error}"
 
 
 def _uploads() -> Uploads:

@@ -56,4 +56,13 @@ class AlreadyExistsError(StoreError, FileExistsError):
 
 
 class ServiceError(StoreError):
-    """The disk or the service behind a store failed; ``__cause__`` is its own error."""
+    """The disk or the service behind a store failed; ``__cause__`` is its own error.
+
+    :param is_temporary: False if a person has to change something before a retry can succeed.
+    """
+
+    def __init__(self, *args: object, is_temporary: bool = True) -> None:
+        super().__init__(*args)
+        #: Whether a retry can succeed: the service is down, say, or keys have to be renewed. False where a person has
+        #: to change something first: a bucket that does not exist, or keys without permission.
+        self.is_temporary = is_temporary

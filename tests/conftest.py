@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import os
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 
 import boto3.session
 import botocore.loaders
+import faulty_proxy
 import pytest
 import s3_servers
 from flask import Flask
@@ -94,6 +96,13 @@ def ceph() -> Iterator[s3_servers.S3Server]:
     # Its sockets have paths of limited length.
     with tempfile.TemporaryDirectory(prefix="ceph") as directory, s3_servers.ceph(Path(directory)) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def moto_like_go(moto: s3_servers.S3Server) -> Iterator[s3_servers.S3Server]:
+    """Moto with names of headers as MinIO and other programs in Go write them."""
+    with faulty_proxy.before(moto.endpoint_url, writes_names_as_go=True) as proxy:
+        yield dataclasses.replace(moto, name="moto_like_go", endpoint_url=proxy.url)
 
 
 @pytest.fixture(params=["moto", pytest.param("ceph", marks=pytest.mark.ceph)])

@@ -139,7 +139,10 @@ def _save(form: BaseForm) -> bool:
             message = gone(field)
         else:
             current_app.logger.error("The upload of field %r could not be stored", field.name, exc_info=error)
-            message = gettext(field, "The file could not be stored. Please try again later.")
+            if getattr(error, "is_temporary", True):
+                message = gettext(field, "The file could not be stored. Please try again later.")
+            else:
+                message = gettext(field, "The file could not be stored.")
             field.save_failed = True
         field.errors = [*field.errors, message]
         _collect_errors(form)

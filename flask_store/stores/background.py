@@ -30,7 +30,7 @@ from .. import signals
 from ..config import S3GeventSettings
 from ..exceptions import ServiceError, StoreError
 from ..files import StoreFile
-from .connection import is_permanent, running_gevent, start_thread
+from .connection import running_gevent, start_thread
 from .source import opened
 from .spool import Entry, Record, Spool
 
@@ -42,7 +42,7 @@ R = TypeVar("R")
 #: Longest pause between two tries, in seconds. The first is about one second, each further one twice as long.
 MAX_PAUSE = 60.0
 
-#: Seconds between two looks for what other processes have left.
+#: Seconds between two looks for what other processes have left, and for what was given up and is due again.
 LOOK_INTERVAL = 30.0
 
 # Seconds between two looks at what another thread, greenlet or process does.
@@ -65,7 +65,9 @@ class Uploads:
         self._running = 0
         self._waiting: deque[_Upload] = deque()
         self._delayed: list[_Upload] = []
+        # Errors of what this process gave up, by name of the entry. While there are any, it watches the spool.
         self._errors: dict[str, Exception] = {}
+        self._is_watching = False
         # What the log has been told of.
         self._damaged: set[Path] = set()
         self._look_at = 0.0
@@ -97,16 +99,21 @@ class Uploads:
                 self._running -= 1
 
     def look(self) -> None:
-        """Take up what processes that have ended left behind; once in a while, whoever often asks."""
-        with self._lock:
-            now = time.monotonic()
-            if now < self._look_at:
-                return
-            self._look_at = now + LOOK_INTERVAL
+        """Take up what processes that have ended left behind, and what is due, at most once in LOOK_INTERVAL."""
+        if not self._is_time_to_look():
+            return
         try:
             self._run_aside(self._look)
         except RuntimeError:  # no room for another thread
             self._app.logger.exception("could not look for uploads in %s", self.spool.root)
+
+    def _is_time_to_look(self) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            if now < self._look_at or self._is_ending:
+                return False
+            self._look_at = now + LOOK_INTERVAL
+            return True
 
     def _look(self) -> None:
         try:
@@ -114,10 +121,34 @@ class Uploads:
         except OSError:
             self._app.logger.exception("could not look for uploads in %s", self.spool.root)
 
-    def resume(self, with_given_up: bool = False) -> list[tuple[Entry, Record]]:
-        """Take up what processes that have ended left behind, and return it.
+    def _start_watching(self) -> None:
+        """Look once in a while, also where nobody saves or asks anything, as long as something is given up."""
+        with self._lock:
+            if self._is_watching:
+                return
+            self._is_watching = True
+        try:
+            # An application that is gone is not held by what watches for it.
+            self._run_aside(functools.partial(_watch, weakref.ref(self)))
+        except RuntimeError:  # no room for another thread
+            self._app.logger.exception("could not watch the uploads in %s", self.spool.root)
+            self._is_watching = False
 
-        :param with_given_up: Also what living processes gave up.
+    def _look_again(self) -> bool:
+        """Look, if it is time; return whether to do so again."""
+        if self._is_time_to_look():
+            self._look()
+        names = list(self._errors)
+        gone = {name for name in names if not self.spool.has(name)}
+        with self._lock:
+            self._errors = {name: error for name, error in self._errors.items() if name not in gone}
+            self._is_watching = bool(self._errors) and not self._is_ending
+            return self._is_watching
+
+    def resume(self, with_given_up: bool = False) -> list[tuple[Entry, Record]]:
+        """Take up what processes that have ended left behind, and what is due again, and return it.
+
+        :param with_given_up: Also what living processes gave up and is not due.
         :raises OSError: If the spool cannot be read.
         """
         claimed: list[tuple[Entry, Record]] = self._aside(self._claim, with_given_up)
@@ -136,7 +167,7 @@ class Uploads:
             try:
                 if self.spool.claim(entry, with_given_up):
                     # It may have been sent, and only the answer not have been heard.
-                    record = replace(found, attempts=found.attempts + 1, failed=False)
+                    record = replace(found, attempts=found.attempts + (not found.failed), failed=False)
                     claimed.append((entry, record))
                     self.spool.note(entry, record)
             except OSError:
@@ -161,7 +192,7 @@ class Uploads:
         with contextlib.suppress(FileNotFoundError, ValueError):
             record = entry.record()
             if record.failed:
-                return self._errors.get(entry.name) or ServiceError(record.error)
+                return self._errors.get(entry.name) or ServiceError(record.error, is_temporary=False)
         return None
 
     def wait_until_idle(self, timeout: float | None = None) -> None:
@@ -218,7 +249,7 @@ class Uploads:
         except Exception as error:
             if not upload.entry.directory.exists():
                 return  # another process has done it
-            if self._is_ending and isinstance(error, RuntimeError):
+            if self._is_ending and (isinstance(error, RuntimeError) or isinstance(error.__cause__, RuntimeError)):
                 return  # some Pythons start no thread at the end of a process: then a later one has to send it
             if _is_temporary(error):
                 self._delay(upload, error)
@@ -236,7 +267,7 @@ class Uploads:
             file = StoreFile.from_path(record.path)
             store = cast("S3GeventStore", file.provider)
             if not entry.is_cancelled:
-                with entry.open() as stream, opened(stream) as content:
+                with entry.open() as stream, opened(stream, file.filename) as content:
                     store.send(file.filename, content, record.id, record.attempts > 0)
             self.spool.take_out(entry)
             is_cancelled = entry.is_cancelled
@@ -264,17 +295,30 @@ class Uploads:
 
     def _give_up(self, upload: _Upload, error: Exception, was_cancelled: bool) -> None:
         entry = upload.entry
-        self._app.logger.error(
-            "the upload of %r was given up; its bytes are in %s", upload.record.path, entry.directory, exc_info=error
-        )
+        is_first = entry.retry() is None
+        if is_first:
+            self._app.logger.error(
+                "the upload of %r was given up; its bytes are in %s",
+                upload.record.path,
+                entry.directory,
+                exc_info=error,
+            )
+        else:
+            self._app.logger.warning("the upload of %r failed again: %s", upload.record.path, error)
         _forget_frames(error)
         # Before the record says so: who waits for the file then asks what it was.
-        self._errors[entry.name] = error
+        with self._lock:
+            self._errors[entry.name] = error
         record = self._note_failure(upload, error, failed=True)
-        self.spool.give_up(entry)
+        try:
+            self.spool.give_up(entry)
+        except OSError:
+            self._app.logger.exception("could not note in %s when to try again", entry.directory)
         if entry.is_cancelled and not was_cancelled and self.spool.claim(entry, with_given_up=True):
             self.start(entry, record)  # it was deleted just now, when nobody could take it up
-        else:
+            return
+        self._start_watching()
+        if is_first:
             self._tell(signals.upload_failed, record, error=error)
 
     def _tell(self, signal: NamedSignal, record: Record, **details: Any) -> None:
@@ -325,6 +369,20 @@ class _Upload:
     due_at: float = 0.0
 
 
+def _watch(reference: weakref.ref[Uploads]) -> None:
+    """Have uploads look once in a while, as long as they exist and something is given up."""
+    gevent = running_gevent()
+    while True:
+        if gevent is None:
+            time.sleep(LOOK_INTERVAL)
+        else:
+            gevent.sleep(LOOK_INTERVAL, ref=False)  # gevent.wait() does not wait for it
+        uploads = reference()
+        if uploads is None or not uploads._look_again():
+            return
+        del uploads
+
+
 def _outcome(function: Callable[..., R], arguments: tuple[Any, ...]) -> tuple[R | None, Exception | None]:
     """Return what a function returns, and what it raises: gevent's pool would print that."""
     try:
@@ -335,7 +393,7 @@ def _outcome(function: Callable[..., R], arguments: tuple[Any, ...]) -> tuple[R 
 
 def _is_temporary(error: Exception) -> bool:
     if isinstance(error, ServiceError):
-        return not is_permanent(error)
+        return error.is_temporary
     # No room for another thread or file, say. That the bytes are gone is for good.
     is_local = isinstance(error, OSError) and not isinstance(error, StoreError | FileNotFoundError)
     return is_local or isinstance(error, MemoryError | RuntimeError)
@@ -343,7 +401,9 @@ def _is_temporary(error: Exception) -> bool:
 
 def _forget_frames(error: BaseException | None) -> None:
     """Let go of what an error and its causes were about: it may be kept for long."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 

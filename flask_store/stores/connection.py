@@ -15,7 +15,7 @@ from typing import Any
 from flask import Flask
 
 from ..config import S3Settings
-from ..exceptions import ServiceError
+from ..exceptions import ServiceError, StoreError
 from .source import MEMORY_SIZE
 
 #: How often a request is made before its error is raised: the first time, and twice more with a growing pause.
@@ -36,13 +36,22 @@ class S3Connection:
         from botocore.exceptions import NoCredentialsError
 
         self._settings = settings = S3Settings(app)
-        keys = {"aws_access_key_id": settings.access_key, "aws_secret_access_key": settings.secret_key}
-        self._session = Session(region_name=settings.region, **({} if settings.credential_chain else keys))
-        self._credentials = self._session.get_credentials()
-        if self._credentials is None:
-            raise NoCredentialsError  # a client would never look for them again
-        #: The boto3 client, which threads may share; see the boto3 guide, "Low-level clients".
-        self.client: Any = self._session.client("s3", **_client_options(settings))
+        if settings.credential_chain:
+            with _finding_credentials():
+                self._session = Session(region_name=settings.region)
+                self._credentials = self._session.get_credentials()
+                if self._credentials is None:
+                    raise NoCredentialsError  # a client would never look for them again
+            _translate_refreshing(self._credentials)
+        else:
+            keys = {"aws_access_key_id": settings.access_key, "aws_secret_access_key": settings.secret_key}
+            self._session = Session(region_name=settings.region, **keys)
+            self._credentials = self._session.get_credentials()
+        try:
+            #: The boto3 client, which threads may share; see the boto3 guide, "Low-level clients".
+            self.client: Any = self._session.client("s3", **_client_options(settings))
+        except ValueError as error:  # the setting itself is checked at the start
+            raise EnvironmentVariableError(_ENVIRONMENT) from error
         self.client.meta.events.register("before-send.s3.PutObject", _send_small_at_once)
         self._urls: OrderedDict[tuple[object, ...], tuple[int, str]] = OrderedDict()
         self._lock = threading.Lock()
@@ -149,34 +158,81 @@ def _addressing_style(settings: S3Settings) -> str | None:
     return "virtual" if is_amazons and settings.addressing_style == "auto" else settings.addressing_style
 
 
-class UnexpectedAnswerError(Exception):
-    """What answered is not S3, or not as S3 does."""
+class _ExplainedError(Exception):
+    """An error whose message says what to check."""
+
+
+class UnexpectedAnswerError(_ExplainedError):
+    """The answer is not S3's, or lacks what S3 sends."""
+
+
+class CredentialsError(_ExplainedError):
+    """No credentials were found; ``__cause__`` is the error of boto3, of any class."""
+
+
+class EnvironmentVariableError(_ExplainedError):
+    """The environment has a value that boto3 cannot use."""
+
+
+#: Errors of the package's or the application's own code, and of the machine: these are not S3's.
+_NOT_FOREIGN = (
+    StoreError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    NameError,
+    NotImplementedError,
+    ImportError,
+    MemoryError,
+)
 
 
 @contextlib.contextmanager
 def translated_errors(doing: str) -> Iterator[None]:
-    """Raise what boto3 raises as a :class:`~flask_store.exceptions.ServiceError`.
+    """Raise every foreign error of a block, whatever its class, as a :class:`~flask_store.exceptions.ServiceError`.
+
+    boto3 lets errors of the libraries below it and of its own code pass. Bugs are not translated.
 
     :param doing: What could not be done, with bucket and key.
     """
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         yield
-    except UnexpectedAnswerError as error:
-        raise ServiceError(f"could not {doing}: {error}") from error
-    # boto3 follows a redirection that names no region for ever.
-    except (BotoCoreError, ClientError, RecursionError) as error:
-        raise ServiceError(f"could not {doing}: {_explanation(error)}") from error
+    except _NOT_FOREIGN:
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, _ExplainedError) and error.__cause__ else error
+        raise ServiceError(f"could not {doing}: {_explanation(error)}", is_temporary=_is_temporary(error)) from cause
 
 
-def check_answer(answer: Mapping[str, Any], field: str) -> None:
-    """Check that an answer has a field that every S3 sends: a web server in its place may say 200 to anything.
+@contextlib.contextmanager
+def _finding_credentials() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # none of the package's own code runs in there
+        # A path is no secret; other messages may have more in them.
+        detail = f": {error}" if isinstance(error, OSError) else f" {error_code(error)}".rstrip()
+        raise CredentialsError(f"no credentials ({type(error).__name__}{detail}); {_CHAIN}") from error
+
+
+def _translate_refreshing(credentials: Any) -> None:
+    """Have credentials raise :class:`CredentialsError`, also to boto3, which renews them while it signs."""
+    get_frozen_credentials = credentials.get_frozen_credentials
+
+    def get_credentials() -> Any:
+        with _finding_credentials():
+            return get_frozen_credentials()
+
+    credentials.get_frozen_credentials = get_credentials
+
+
+def check_answer(answer: Mapping[str, Any], *fields: str) -> None:
+    """Check that an answer has fields that every S3 sends: a web server in its place may answer 200 to anything.
 
     :raises UnexpectedAnswerError: If it has not.
     """
-    if field not in answer:
-        raise UnexpectedAnswerError(f"what answered is not S3, there is no {field}; check STORE_S3_ENDPOINT_URL")
+    for field in fields:
+        if field not in answer:
+            raise UnexpectedAnswerError(f"what answered is not S3, there is no {field}; check STORE_S3_ENDPOINT_URL")
 
 
 def error_code(error: BaseException) -> str:
@@ -195,6 +251,12 @@ def was_repeated(answer: Exception | Mapping[str, Any]) -> bool:
     return bool(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
 
 
+def has_code(error: BaseException) -> bool:
+    """Return whether S3 named the reason of an error. It cannot in an answer to HEAD, which has no body."""
+    code = error_code(error)
+    return bool(code) and code != str(status(error))
+
+
 def is_not_found(error: Exception) -> bool:
     """Return whether an error says that there is no such object."""
     return error_code(error) in ("404", "NoSuchKey", "NotFound")
@@ -207,21 +269,24 @@ def is_taken(error: Exception) -> bool:
 
 def is_uncertain(error: Exception) -> bool:
     """Return whether a request that failed may have been carried out all the same."""
-    from botocore.exceptions import ConnectionError, HTTPClientError
+    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
-    # An error without an answer does not tell how often the request was made, so an earlier try may have got through.
-    is_broken = isinstance(error, (ConnectionError, HTTPClientError))
-    return is_broken or status(error) >= 500 and status(error) != 501 or was_repeated(error)
+    if isinstance(error, ClientError):
+        return status(error) >= 500 and status(error) != 501 or was_repeated(error)
+    if isinstance(error, BotoCoreError):
+        # Without an answer the number of requests is unknown, and an earlier one may have been carried out.
+        return isinstance(error, (ConnectionError, HTTPClientError))
+    # An answer that cannot be read comes after the request.
+    return not isinstance(error, (*_NOT_FOREIGN, CredentialsError, EnvironmentVariableError))
 
 
-def is_permanent(error: ServiceError) -> bool:
-    """Return whether the same request would fail again: a person has to mend something first."""
+def _is_temporary(error: Exception) -> bool:
+    """Return whether the same request may succeed later, without a person who changes something."""
     from botocore.exceptions import ClientError, ParamValidationError
 
-    cause = error.__cause__
-    if isinstance(cause, ClientError):
-        return status(cause) < 500 and error_code(cause) not in _TEMPORARY
-    return isinstance(cause, ParamValidationError)
+    if isinstance(error, ClientError):
+        return status(error) >= 500 or error_code(error) in _TEMPORARY
+    return not isinstance(error, (ParamValidationError, EnvironmentVariableError))
 
 
 def running_gevent() -> Any:
@@ -261,18 +326,30 @@ def _response(error: BaseException) -> Mapping[str, Any]:
     return response
 
 
-# Answers of 4xx that another time may not have. Keys, of an instance's role say, and clocks are renewed.
+# Answers of 4xx that another time may not have. Keys, of an instance's role say, and clocks are renewed; damaged bytes
+# are sent anew; some services answer 400 when they are busy.
 _TEMPORARY = frozenset(
     {
+        "BadDigest",
+        "BandwidthLimitExceeded",
         "ConditionalRequestConflict",
-        "NoSuchUpload",
         "ExpiredToken",
+        "IncompleteBody",
+        "InvalidPart",
+        "NoSuchUpload",
         "OperationAborted",
+        "PreconditionFailed",
+        "RequestExpired",
+        "RequestLimitExceeded",
+        "RequestThrottled",
         "RequestTimeTooSkewed",
         "RequestTimeout",
         "SlowDown",
-        "PreconditionFailed",
+        "Throttling",
+        "ThrottlingException",
+        "TokenRefreshRequired",
         "TooManyRequests",
+        "XAmzContentSHA256Mismatch",
         "408",
         "409",
         "425",
@@ -280,6 +357,9 @@ _TEMPORARY = frozenset(
     }
 )
 
+_CHAIN = "check where STORE_S3_CREDENTIAL_CHAIN finds them"
+_ENVIRONMENT = "the environment names no usable endpoint; check AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL"
+_UNREADABLE = "the answer cannot be read, so it is perhaps not S3's; check STORE_S3_ENDPOINT_URL"
 _KEYS = "check STORE_S3_ACCESS_KEY and STORE_S3_SECRET_KEY, or where STORE_S3_CREDENTIAL_CHAIN finds them"
 _PERMISSION = f"check what these keys may do there, and that they are the right ones ({_KEYS})"
 _REGION = "check STORE_S3_REGION and STORE_S3_ENDPOINT_URL"
@@ -309,7 +389,7 @@ _ADVICE: Mapping[str | int, str] = {
     302: _REGION,
     307: _REGION,
     308: _REGION,
-    400: f"{_REGION}, and STORE_S3_OBJECT_PARAMETERS",
+    400: f"{_REGION}, STORE_S3_OBJECT_PARAMETERS, and the keys: they may have expired",
     403: _PERMISSION,
     404: "check STORE_S3_BUCKET and STORE_S3_ENDPOINT_URL",
     500: _LATER,
@@ -325,6 +405,7 @@ _ADVICE: Mapping[str | int, str] = {
     "FlexibleChecksumError": "its bytes arrived damaged, or are so at the service",
     "ParamValidationError": "check STORE_S3_BUCKET and STORE_S3_OBJECT_PARAMETERS",
     "RecursionError": _REGION,
+    "ProfileNotFound": "check AWS_PROFILE and AWS_CONFIG_FILE in the environment",
     "ReadTimeoutError": "the service did not answer in time; it was tried several times; see STORE_S3_TIMEOUT",
     "SSLError": "check the certificate of STORE_S3_ENDPOINT_URL",
 }
@@ -332,9 +413,13 @@ _ADVICE: Mapping[str | int, str] = {
 
 def _explanation(error: Exception) -> str:
     # What S3 says in words is in the cause. It may repeat parts of the request, so it is not for every eye.
+    from botocore.exceptions import BotoCoreError
+
+    if isinstance(error, _ExplainedError):
+        return str(error)
     code, kind = error_code(error), type(error).__name__
     if not code:
-        advice = _ADVICE.get(kind) or (_KEYS if "Credential" in kind or "Token" in kind else _CONNECTION)
+        advice = _ADVICE.get(kind) or (_CONNECTION if isinstance(error, BotoCoreError) else _UNREADABLE)
         return f"{kind}: {advice}"
     advice = _ADVICE.get(code) or _ADVICE.get(status(error)) or "see what S3 said"
     shown = code if code == str(status(error)) else f"{code} ({status(error)})"

@@ -64,7 +64,7 @@ class MultipartUpload:
 
         :param parameters: What CreateMultipartUpload gets.
         :param is_stored: Tells whether the object is there after all, when S3 did not say so.
-        :raises botocore.exceptions.ClientError: If it failed, or a BotoCoreError; no part is left then.
+        :raises Exception: The error of boto3, if it failed; no part is left then.
         """
         try:
             self._create(parameters)
@@ -81,10 +81,10 @@ class MultipartUpload:
         checksum = {"ChecksumAlgorithm": self._checksum} if self._checksum else {}
         try:
             answer = self._client.create_multipart_upload(**self._place, **parameters, **checksum)
+            check_answer(answer, "UploadId")
         except Exception as error:
             self._may_be_others |= is_uncertain(error)
             raise
-        check_answer(answer, "UploadId")
         self._id = answer["UploadId"]
         self._may_be_others |= was_repeated(answer)
 
@@ -96,8 +96,9 @@ class MultipartUpload:
         answer = self._client.upload_part(
             **self._place, UploadId=self._id, PartNumber=number, Body=source.part(start, size), **checksum
         )
-        part = {"PartNumber": number, "ETag": answer["ETag"]}
-        return {**part, "ChecksumCRC32": answer["ChecksumCRC32"]} if self._checksum else part
+        fields = ["ETag", "ChecksumCRC32"] if self._checksum else ["ETag"]
+        check_answer(answer, *fields)
+        return {"PartNumber": number, **{field: answer[field] for field in fields}}
 
     def _complete(self, parts: list[dict[str, Any]], is_stored: Callable[[], bool]) -> None:
         try:
@@ -135,7 +136,10 @@ class MultipartUpload:
 
     def _open_uploads(self) -> set[str]:
         answer = self._client.list_multipart_uploads(Bucket=self._place["Bucket"], Prefix=self._place["Key"])
-        return {upload["UploadId"] for upload in answer.get("Uploads", []) if upload["Key"] == self._place["Key"]}
+        uploads = answer.get("Uploads", [])
+        for upload in uploads:
+            check_answer(upload, "Key", "UploadId")
+        return {upload["UploadId"] for upload in uploads if upload["Key"] == self._place["Key"]}
 
 
 def _map_in_threads(function: Callable[[A], R], arguments: Sequence[A]) -> list[R]:

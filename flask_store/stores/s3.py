@@ -156,10 +156,11 @@ class S3Store(BaseStore):
             return self._head(key) is not None
 
     def _head(self, key: str) -> dict[str, Any] | None:
+        """Return the answer to HEAD, or None if there is no such object."""
         from botocore.exceptions import ClientError
 
         try:
-            answer: dict[str, Any] = self._client.head_object(**self._place(key))
+            answer = self._head_or_get(key)
         except ClientError as error:
             if connection.is_not_found(error):
                 return None
@@ -167,9 +168,36 @@ class S3Store(BaseStore):
         connection.check_answer(answer, "ETag")
         return answer
 
+    def _head_or_get(self, key: str) -> dict[str, Any]:
+        from botocore.exceptions import ClientError
+
+        try:
+            answer: dict[str, Any] = self._client.head_object(**self._place(key))
+        except ClientError as error:
+            if connection.has_code(error) or connection.is_not_found(error) or connection.status(error) >= 500:
+                raise
+            # An answer to HEAD has no body, so expired keys, a wrong clock and missing rights are all the same there.
+            answer = self._get(key)
+            answer["Body"].close()
+        return answer
+
+    def _get(self, key: str, *fields: str, **parameters: str) -> dict[str, Any]:
+        """Return the answer to GET, whose body the caller closes.
+
+        :param fields: What it must have, beside the body.
+        """
+        answer: dict[str, Any] = self._client.get_object(**self._place(key), **parameters)
+        try:
+            connection.check_answer(answer, "Body", *fields)
+        except connection.UnexpectedAnswerError:
+            if "Body" in answer:
+                answer["Body"].close()
+            raise
+        return answer
+
     def save(self, file: FileStorage) -> StoreFile:
         name = self._wanted_name(file)
-        with self._upload_errors(name), source.opened(file.stream) as content:
+        with source.opened(file.stream, name) as content:
             if content.size > self.settings.multipart_threshold:
                 name = naming.add_random(name)
                 upload_id = _make_upload_id()
@@ -177,15 +205,6 @@ class S3Store(BaseStore):
             else:
                 name = self._save_at_once(name, content)
         return StoreFile.of(self, name)
-
-    @contextmanager
-    def _upload_errors(self, name: str | None) -> Iterator[None]:
-        try:
-            yield
-        except StoreError:
-            raise
-        except OSError as error:
-            raise ServiceError(f"could not read the upload of {name!r}: {error}") from error
 
     def _save_at_once(self, wanted: str, content: Source) -> str:
         """Store a file under the name that it wants or, where that is taken, under one with a random part."""
@@ -200,8 +219,6 @@ class S3Store(BaseStore):
 
     def _put(self, key: str, parameters: dict[str, Any], content: Source) -> bool:
         """Store a file under a key; return False, with nothing done, if another file has it."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
         with self._errors("store", key):
             try:
                 answer = self._client.put_object(
@@ -211,7 +228,7 @@ class S3Store(BaseStore):
                     IfNoneMatch="*",
                 )
                 connection.check_answer(answer, "ETag")
-            except (BotoCoreError, ClientError) as error:
+            except Exception as error:
                 if connection.is_taken(error) and not connection.was_repeated(error):
                     return False
                 # An earlier try may have stored the file, and only its answer have been lost.
@@ -244,15 +261,17 @@ class S3Store(BaseStore):
     def _owner(self, key: str) -> str | None:
         """Return the id of the upload that made an object, ``""`` if another program did, None if there is none."""
         answer = self._head(key)
-        return None if answer is None else answer["Metadata"].get(UPLOAD_ID, "")
+        return None if answer is None else _metadata(answer).get(UPLOAD_ID, "")
 
     def _probable_owner(self, key: str) -> str | None:
-        """As :meth:`_owner`, but None also where S3 fails in that: its first error is the one to tell."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        with suppress(BotoCoreError, ClientError, connection.UnexpectedAnswerError):
-            return self._owner(key)
+        """Return what :meth:`_owner` does, but None also where S3 fails in that: its first error is to be raised."""
+        with suppress(ServiceError):
+            return self._owner_of_key(key)
         return None
+
+    def _owner_of_key(self, key: str) -> str | None:
+        with self._errors("look for", key):
+            return self._owner(key)
 
     def _object_parameters(self, name: str, upload_id: str) -> dict[str, Any]:
         parameters = dict(self.settings.object_parameters)
@@ -269,7 +288,7 @@ class S3Store(BaseStore):
         id = kept.make_id()
         key = self._kept_key(id)
         parameters = _kept_parameters(self._object_parameters(naming.clean(filename_of(file)), id))
-        with self._upload_errors(file.filename), source.opened(file.stream) as content:
+        with source.opened(file.stream, file.filename) as content:
             if content.size > MAX_COPY_SIZE:
                 raise StoreError(f"an upload of more than {MAX_COPY_SIZE} bytes cannot be kept: S3 would not move it")
             if content.size > self.settings.multipart_threshold:
@@ -299,7 +318,7 @@ class S3Store(BaseStore):
         # the copy, which would allow any name, is ignored by some services.
         wanted = self._name_for(filename)
         name = kept.add_own_part(wanted, id)
-        owner = self._owner_of(name)
+        owner = self._owner_of_key(self._key(name))
         if owner not in (None, kept.own_part(id)):
             # The visitor can tell the name that the upload will get, and save another file there.
             name, owner = naming.add_random(wanted), None
@@ -314,11 +333,6 @@ class S3Store(BaseStore):
         file = StoreFile.of(self, name)
         signals.file_saved.send(self.app, file=file)
         return file
-
-    def _owner_of(self, name: str) -> str | None:
-        key = self._key(name)
-        with self._errors("look for", key):
-            return self._owner(key)
 
     def _copy_kept(self, id: str, name: str, source: str | None = None) -> None:
         """Give a kept upload its name."""
@@ -361,7 +375,7 @@ class S3Store(BaseStore):
 
     def _forget_kept(self, id: str, name: str) -> None:
         self.discard(id)
-        if self._owner_of(name) is None:
+        if self._owner_of_key(self._key(name)) is None:
             with suppress(NotFoundError):
                 self._copy_kept(id, name, self._backup_key(id))
 
@@ -386,7 +400,7 @@ class S3Store(BaseStore):
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self.settings.bucket, Prefix=start, PaginationConfig={"PageSize": MAX_KEYS}
         )
-        found = ((entry["Key"].removeprefix(start), entry) for page in pages for entry in page.get("Contents", []))
+        found = ((entry["Key"].removeprefix(start), entry) for page in pages for entry in _contents_of(page))
         return {name: entry.get("Size", 0) for name, entry in found if kept.is_kept(name)}
 
     def open(self, filename: str) -> BinaryIO:
@@ -394,22 +408,22 @@ class S3Store(BaseStore):
 
     def _open(self, filename: str, key: str) -> BinaryIO:
         with self._reading_errors(filename, key):
-            answer = self._client.get_object(**self._place(key))
-            connection.check_answer(answer, "ETag")
+            answer = self._get(key, "ETag", "ContentLength")
         from botocore.exceptions import HTTPClientError, IncompleteReadError
+        from urllib3.exceptions import HTTPError
 
         stream = RangedStream(
             answer["Body"],
             answer["ContentLength"],
             functools.partial(self._fetch, filename, key, answer["ETag"]),
-            (HTTPClientError, IncompleteReadError, OSError),
+            (HTTPClientError, IncompleteReadError, HTTPError, OSError),
             functools.partial(self._errors, "read", key),
         )
         return io.BufferedReader(stream, BUFFER_SIZE)
 
     def _fetch(self, filename: str, key: str, etag: str, position: int) -> Body:
         with self._reading_errors(filename, key):
-            answer = self._client.get_object(**self._place(key), Range=f"bytes={position}-", IfMatch=etag)
+            answer = self._get(key, Range=f"bytes={position}-", IfMatch=etag)
             if position and not answer.get("ContentRange", "").startswith(f"bytes {position}-"):
                 answer["Body"].close()
                 raise connection.UnexpectedAnswerError("the service does not know ranges")
@@ -425,8 +439,9 @@ class S3Store(BaseStore):
         key = self._key(filename)
         with self._errors("look for", key):
             answer = self._head(key)
-        if answer is None:
-            raise NotFoundError(filename)
+            if answer is None:
+                raise NotFoundError(filename)
+            connection.check_answer(answer, "ContentLength", "LastModified")
         return FileStat(answer["ContentLength"], guess_content_type(filename), answer["LastModified"].astimezone(UTC))
 
     def list(self, prefix: str = "") -> Iterator[StoreFile]:
@@ -437,8 +452,7 @@ class S3Store(BaseStore):
         with self._errors("list", root + prefix):
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.settings.bucket, Prefix=root + prefix):
-                connection.check_answer(page, "IsTruncated")
-                for found in page.get("Contents", []):
+                for found in _contents_of(page):
                     path = found["Key"].removeprefix(root)
                     if all(name and name == naming.clean(name) for name in path.split("/")):
                         yield self._file_below(path)
@@ -523,16 +537,23 @@ class S3GeventStore(S3Store):
         :raises ServiceError: If that fails.
         """
         key, parameters = self._key(filename), self._object_parameters(filename, upload_id)
-        with self._errors("store", key):
-            if is_repeated and self._owner(key) == upload_id:
+        if is_repeated and self._is_stored(key, upload_id):
+            with self._errors("store", key):
                 self._multipart_upload(key, may_be_others=True).abort()
-                return
+            return
         if content.size > self.settings.multipart_threshold:
             self._save_in_parts(key, parameters, content, is_repeated)
         elif not self._put(key, parameters, content):
-            with self._errors("store", key):
-                if self._owner(key) != upload_id:
-                    raise AlreadyExistsError(filename)
+            if self._owner_of_key(key) != upload_id:
+                raise AlreadyExistsError(filename)
+
+    def _is_stored(self, key: str, upload_id: str) -> bool:
+        try:
+            return self._owner_of_key(key) == upload_id
+        except ServiceError as error:
+            if error.is_temporary:
+                raise
+            return False  # these keys may not look, perhaps; the answer to storing decides
 
     def withdraw(self, filename: str) -> None:
         """Delete a file from S3, in the time of the caller, whatever the spool says.
@@ -545,7 +566,9 @@ class S3GeventStore(S3Store):
             if error.__cause__ is None or connection.error_code(error.__cause__) != "NoSuchBucket":
                 raise
             return
-        self._multipart_upload(self._key(filename), may_be_others=True).abort()
+        key = self._key(filename)
+        with self._errors("delete", key):
+            self._multipart_upload(key, may_be_others=True).abort()
 
     @contextmanager
     def _spool_errors(self, verb: str, filename: str) -> Iterator[None]:
@@ -634,6 +657,22 @@ class S3GeventStore(S3Store):
 def _uploads_of(app: Flask) -> Uploads:
     uploads: Uploads = app.extensions["store"].shared(Uploads)
     return uploads
+
+
+def _metadata(answer: dict[str, Any]) -> dict[str, str]:
+    """Return the metadata of an object with its names in small letters: names of headers have no case."""
+    return {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
+
+
+def _contents_of(page: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the objects in a page of a listing, each with its key."""
+    connection.check_answer(page, "IsTruncated")
+    if page["IsTruncated"]:
+        connection.check_answer(page, "NextContinuationToken")  # without it, boto3 ends the listing here
+    contents: list[dict[str, Any]] = page.get("Contents", [])
+    for found in contents:
+        connection.check_answer(found, "Key")
+    return contents
 
 
 def _kept_parameters(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import IO
 
-from ..exceptions import ServiceError
+from ..exceptions import ServiceError, StoreError
 from ..utils import rewind
 from .staging import file_descriptor
 from .streams import SizedStream
@@ -35,12 +35,24 @@ class Source:
         self._stream = stream
         self._descriptor = file_descriptor(stream) if hasattr(os, "pread") else None
         self._lock = threading.Lock()
+        #: An error of reading, or None. boto3 may raise it as one of the connection.
+        self.error: Exception | None = None
 
     def read_at(self, position: int, size: int) -> bytes:
-        """Return bytes from a position, fewer than ``size`` only at the end.
+        """Return bytes from a position, at least one.
 
-        :raises OSError: If they cannot be read.
+        :raises OSError: If they cannot be read, or there are none.
         """
+        try:
+            content = self._read_at(position, size)
+            if not content:
+                raise OSError("the upload became shorter while it was read")
+        except Exception as error:
+            self.error = error
+            raise
+        return content
+
+    def _read_at(self, position: int, size: int) -> bytes:
         if self._descriptor is not None:
             return os.pread(self._descriptor, size, position)
         with self._lock:
@@ -64,32 +76,60 @@ class Part(SizedStream):
         left = max(0, self._size - self._position)
         size = left if size is None or size < 0 else min(size, left, MAX_READ_SIZE)
         content = self._source.read_at(self._start + self._position, size) if size else b""
-        if size and not content:
-            raise OSError("the upload became shorter while it was read")
         self._position += len(content)
         return content
 
 
 @contextlib.contextmanager
-def opened(stream: IO[bytes]) -> Iterator[Source]:
+def opened(stream: IO[bytes], filename: str | None) -> Iterator[Source]:
     """Return a block with the bytes of a stream, from its start if it can seek, else from where it is, to its end.
 
-    :raises ServiceError: If there is no room for a temporary copy, where one is needed.
+    An error of the block that a failed reading has led to is raised as that.
+
+    :param filename: Names the upload in errors.
+    :raises ServiceError: If the stream cannot be read, or there is no room for a temporary copy, where one is needed.
     """
+    with contextlib.ExitStack() as copies:
+        with _reading_errors(filename):
+            source = _measured(stream, copies)
+        try:
+            yield source
+        except Exception:
+            if isinstance(source.error, OSError):
+                raise _reading_error(filename, source.error) from source.error
+            if source.error is not None:
+                raise source.error from None
+            raise
+
+
+def _measured(stream: IO[bytes], copies: contextlib.ExitStack) -> Source:
     if _seeks_cheaply(stream):
         size = stream.seek(0, os.SEEK_END)
         stream.seek(0)
-        yield Source(stream, size)
-        return
+        return Source(stream, size)
     rewind(stream)
-    with tempfile.SpooledTemporaryFile(max_size=MEMORY_SIZE) as copy:
-        while content := stream.read(MAX_READ_SIZE):
-            try:
-                copy.write(content)
-            except OSError as error:
-                place = tempfile.gettempdir()
-                raise ServiceError(f"no room for a copy of an upload that cannot seek in {place}: {error}") from error
-        yield Source(copy, copy.tell())
+    copy = copies.enter_context(tempfile.SpooledTemporaryFile(max_size=MEMORY_SIZE))
+    while content := stream.read(MAX_READ_SIZE):
+        try:
+            copy.write(content)
+        except OSError as error:
+            place = tempfile.gettempdir()
+            raise ServiceError(f"no room for a copy of an upload that cannot seek in {place}: {error}") from error
+    return Source(copy, copy.tell())
+
+
+@contextlib.contextmanager
+def _reading_errors(filename: str | None) -> Iterator[None]:
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise _reading_error(filename, error) from error
+
+
+def _reading_error(filename: str | None, error: OSError) -> ServiceError:
+    return ServiceError(f"could not read the upload of {filename!r}: {error}")
 
 
 def _seeks_cheaply(stream: IO[bytes]) -> bool:

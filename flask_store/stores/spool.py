@@ -29,6 +29,7 @@ from .staging import ABANDONED_AFTER, StagedFile, copy_stream, fsync_directory, 
 _DATA = "data"
 _RECORD = "record.json"
 _CANCELLED = "cancelled"
+_RETRY = "retry.json"
 
 # What a process puts before its token in the name of a file: that it looks after an upload, or gave it up.
 _OWNED = "owner-"
@@ -40,6 +41,10 @@ _DONE = ".done-"
 
 # Files whose lock says that a process lives.
 _PROCESS = ".process-"
+
+#: Seconds from giving an upload up to the next try: the first pause, and the longest.
+FIRST_PAUSE = 2 * 60.0
+LONGEST_PAUSE = 6 * 60 * 60.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,31 @@ class Record:
     error: str = ""
     #: Whether it was given up, until a later process or a person takes it up again.
     failed: bool = False
+
+
+@dataclass(frozen=True)
+class Retry:
+    """When an upload that was given up is tried again. It is no part of the record, which older versions read too."""
+
+    #: When it was given up first, in seconds since 1970.
+    given_up_at: float
+    #: When the next try is due, in seconds since 1970.
+    due_at: float
+
+    @classmethod
+    def after(cls, previous: Retry | None, now: float, chance: float) -> Retry:
+        """Return the next try of an upload that is given up now: the pauses double, from minutes to hours.
+
+        :param previous: The retry that has failed, or None at the first time.
+        :param chance: From 0 to 1. It shortens the pause by up to half, so that uploads do not go in step.
+        """
+        given_up_at = now if previous is None else previous.given_up_at
+        pause = min(max(now - given_up_at, FIRST_PAUSE), LONGEST_PAUSE)
+        return cls(given_up_at, now + pause * (1 - chance / 2))
+
+    def is_due(self, now: float) -> bool:
+        """Return whether it is time. A clock that was put back does not delay a try for longer than a pause."""
+        return not now < self.due_at <= now + LONGEST_PAUSE
 
 
 class Entry:
@@ -90,6 +120,15 @@ class Entry:
             return Record(**{**fields, "service": tuple(fields["service"])})
         except (KeyError, TypeError) as error:
             raise ValueError(f"no record of an upload: {fields}") from error
+
+    def retry(self) -> Retry | None:
+        """Return when an upload that was given up is tried again, or None if that is not noted."""
+        try:
+            with self._open(_RETRY) as file:
+                fields = json.loads(file.read())
+            return Retry(float(fields["given_up_at"]), float(fields["due_at"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def open(self) -> BinaryIO:
         """Return the bytes; the caller closes them.
@@ -196,7 +235,7 @@ class Spool:
         staged.publish(_DATA, directory)
         return _DATA
 
-    def _write_record(self, directory: int, name: str, record: Record) -> None:
+    def _write_record(self, directory: int, name: str, record: Record | Retry) -> None:
         with os.fdopen(opening.create(name, directory), "w", encoding="utf-8") as file:
             json.dump(asdict(record), file)
             if self._fsync:
@@ -207,6 +246,10 @@ class Spool:
         """Return the upload of a file, if there is one in the spool."""
         entry = self._entry_of(path)
         return entry if _is_directory(entry.directory) else None
+
+    def has(self, name: str) -> bool:
+        """Return whether an entry of this name is there, also one that is still to be deleted at the service."""
+        return _is_directory(self.root / name) or _is_directory(self.root / f"{_DONE}{name}")
 
     def entries(self) -> list[tuple[Entry, Record]]:
         """Return the uploads to this service, the oldest first."""
@@ -241,13 +284,13 @@ class Spool:
     def claim(self, entry: Entry, with_given_up: bool = False) -> bool:
         """Look after an upload from now on whose process has ended; return False if it has not, or another was faster.
 
-        :param with_given_up: Whether an upload that a living process gave up is to be had, too.
+        :param with_given_up: Claim also an upload that a living process gave up and whose next try is not due.
         :raises OSError: If this process may not, say.
         """
         mark = entry.mark()
         if mark is None:
             return False
-        is_free = with_given_up and mark.startswith(_GIVEN_UP)
+        is_free = mark.startswith(_GIVEN_UP) and (with_given_up or _is_due(entry))
         if not is_free and self._is_alive(mark.partition("-")[2]):
             return False
         self._live()
@@ -262,17 +305,27 @@ class Spool:
 
         :raises OSError: If there is no room; the record is as it was then.
         """
-        new = f"{_RECORD}.new"
+        self._replace(entry, _RECORD, record)
+
+    def _replace(self, entry: Entry, name: str, record: Record | Retry) -> None:
+        new = f"{name}.new"
         with opening.directory(entry.directory) as directory:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(new, dir_fd=directory)  # a crash, or somebody else, has left it
             self._write_record(directory, new, record)
-            os.replace(new, _RECORD, src_dir_fd=directory, dst_dir_fd=directory)
+            os.replace(new, name, src_dir_fd=directory, dst_dir_fd=directory)
 
     def give_up(self, entry: Entry) -> None:
-        """Look no more after an upload; anybody may claim it who says so."""
+        """Release an upload, so that any process can claim it when its next try is due.
+
+        :raises OSError: If there is no room to note when that is; then it is due at once.
+        """
+        chance = secrets.SystemRandom().random()  # a forked process has the random numbers of its parent
         with contextlib.suppress(FileNotFoundError):
-            entry.change_mark(f"{_OWNED}{self._token}", f"{_GIVEN_UP}{self._token}")
+            try:
+                self._replace(entry, _RETRY, Retry.after(entry.retry(), time.time(), chance))
+            finally:
+                entry.change_mark(f"{_OWNED}{self._token}", f"{_GIVEN_UP}{self._token}")
 
     def take_out(self, entry: Entry) -> None:
         """Make an upload not to be found any more; :meth:`remove` is the next. Who cancels it in time is seen."""
@@ -339,6 +392,11 @@ class Spool:
             return _is_held(self.root / f"{_PROCESS}{token}")
         except IsADirectoryError:
             return False
+
+
+def _is_due(entry: Entry) -> bool:
+    retry = entry.retry()
+    return retry is None or retry.is_due(time.time())
 
 
 def _delete_new(path: Path) -> None:

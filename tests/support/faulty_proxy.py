@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -62,12 +63,20 @@ class Request:
 class Exchange:
     """A request that has arrived, and what a fault can do with it."""
 
-    def __init__(self, request: Request, client: socket.socket, stream: BinaryIO, server: tuple[str, int]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        client: socket.socket,
+        stream: BinaryIO,
+        server: tuple[str, int],
+        writes_names_as_go: bool = False,
+    ) -> None:
         self.request = request
         self._client = client
         self._stream = stream
         self._server = server
         self._body: bytes | None = None
+        self._writes_names_as_go = writes_names_as_go
 
     def receive(self) -> bytes:
         """Return the body of the request."""
@@ -93,7 +102,8 @@ class Exchange:
         body = self.receive()
         with socket.create_connection(self._server, PATIENCE) as server:
             server.sendall(self._head_for_server(without) + body)
-            return _receive_all(server)
+            answer = _receive_all(server)
+        return _with_names_as_go(answer) if self._writes_names_as_go else answer
 
     def pass_on_half(self) -> None:
         """Have the server get half of the request's body, and then no more."""
@@ -135,6 +145,37 @@ class Exchange:
 
 #: Deals with a request in place of the proxy, which then closes the connection.
 Fault = Callable[[Exchange], None]
+
+
+def without(*names: str) -> Fault:
+    """Return a fault: the server's answer comes without some headers or, of XML, some elements."""
+
+    def answer_without(exchange: Exchange) -> None:
+        head, _, body = exchange.pass_on().partition(b"\r\n\r\n")
+        for name in names:
+            head = re.sub(rb"\r\n" + re.escape(name.encode()) + rb":[^\r\n]*", b"", head, flags=re.IGNORECASE)
+            body = re.sub(rb"<(%b)>.*?</\1>" % re.escape(name.encode()), b"", body, flags=re.DOTALL)
+        head = re.sub(rb"\r\nContent-Length:[^\r\n]*", b"", head, flags=re.IGNORECASE)
+        size = b"" if "Content-Length" in names else b"\r\nContent-Length: %d" % len(body)
+        exchange.send(head + size + b"\r\n\r\n" + body)
+
+    return answer_without
+
+
+def answered(status: str, code: str = "", content: bytes | None = None) -> Fault:
+    """Return a fault: an answer in place of the server's, with S3's code where its body is no other."""
+    body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode() if content is None else content
+
+    def answer(exchange: Exchange) -> None:
+        exchange.receive()
+        exchange.reply(status, body)
+
+    return answer
+
+
+def refused_without_a_word(exchange: Exchange) -> None:
+    exchange.receive()
+    exchange.reply("400 Bad Request")
 
 
 def slow_down(exchange: Exchange) -> None:
@@ -226,10 +267,12 @@ class FaultyProxy:
     """Passes requests on to a server, except for those that a test wants to fail.
 
     :param address: Host and port of the server.
+    :param writes_names_as_go: Whether names of headers in answers are written as programs in Go do.
     """
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: tuple[str, int], writes_names_as_go: bool = False) -> None:
         self._address = address
+        self._writes_names_as_go = writes_names_as_go
         self._rules: list[Callable[[Request], Fault | None]] = []
         self._lock = threading.Lock()
         self._clients: set[socket.socket] = set()
@@ -321,7 +364,7 @@ class FaultyProxy:
         if not head:
             return
         request = Request.parse(head)
-        exchange = Exchange(request, client, stream, self._address)
+        exchange = Exchange(request, client, stream, self._address, self._writes_names_as_go)
         fault = self._choose_fault(request)
         if fault is not None:
             fault(exchange)
@@ -336,15 +379,23 @@ class FaultyProxy:
 
 
 @contextlib.contextmanager
-def before(endpoint_url: str) -> Iterator[FaultyProxy]:
+def before(endpoint_url: str, writes_names_as_go: bool = False) -> Iterator[FaultyProxy]:
     """Return a block with a proxy before the server of a URL."""
     parts = urlsplit(endpoint_url)
     assert parts.hostname and parts.port
-    proxy = FaultyProxy((parts.hostname, parts.port))
+    proxy = FaultyProxy((parts.hostname, parts.port), writes_names_as_go)
     try:
         yield proxy
     finally:
         proxy.close()
+
+
+def _with_names_as_go(answer: bytes) -> bytes:
+    """Return an answer with ``X-Amz-Meta-Some-Name`` for ``x-amz-meta-some-name``."""
+    head, blank, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    pairs = [line.partition(b":") for line in lines]
+    return b"\r\n".join([first, *(name.title() + colon + value for name, colon, value in pairs)]) + blank + body
 
 
 def _half(answer: bytes) -> bytes:

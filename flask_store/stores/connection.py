@@ -36,22 +36,18 @@ class S3Connection:
         from botocore.exceptions import NoCredentialsError
 
         self._settings = settings = S3Settings(app)
-        if settings.credential_chain:
-            with _finding_credentials():
-                self._session = Session(region_name=settings.region)
-                self._credentials = self._session.get_credentials()
-                if self._credentials is None:
-                    raise NoCredentialsError  # a client would never look for them again
-            _translate_refreshing(self._credentials)
-        else:
-            keys = {"aws_access_key_id": settings.access_key, "aws_secret_access_key": settings.secret_key}
-            self._session = Session(region_name=settings.region, **keys)
+        keys = {"aws_access_key_id": settings.access_key, "aws_secret_access_key": settings.secret_key}
+        with _setting_up():
+            self._session = Session(region_name=settings.region, **({} if settings.credential_chain else keys))
+        with _finding_credentials() if settings.credential_chain else _setting_up():
             self._credentials = self._session.get_credentials()
-        try:
+            if self._credentials is None:
+                raise NoCredentialsError  # a client would never look for them again
+        if settings.credential_chain:
+            _translate_refreshing(self._credentials)
+        with _setting_up():
             #: The boto3 client, which threads may share; see the boto3 guide, "Low-level clients".
             self.client: Any = self._session.client("s3", **_client_options(settings))
-        except ValueError as error:  # the setting itself is checked at the start
-            raise EnvironmentVariableError(_ENVIRONMENT) from error
         self.client.meta.events.register("before-send.s3.PutObject", _send_small_at_once)
         self._urls: OrderedDict[tuple[object, ...], tuple[int, str]] = OrderedDict()
         self._lock = threading.Lock()
@@ -205,6 +201,17 @@ def translated_errors(doing: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _setting_up() -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except (BotoCoreError, ValueError) as error:  # the settings are checked at the start
+        kind = type(error).__name__
+        raise EnvironmentVariableError(f"{kind}: {_ADVICE.get(kind, _ENVIRONMENT)}") from error
+
+
+@contextlib.contextmanager
 def _finding_credentials() -> Iterator[None]:
     try:
         yield
@@ -282,11 +289,11 @@ def is_uncertain(error: Exception) -> bool:
 
 def _is_temporary(error: Exception) -> bool:
     """Return whether the same request may succeed later, without a person who changes something."""
-    from botocore.exceptions import ClientError, ParamValidationError
+    from botocore.exceptions import ClientError, EndpointProviderError, ParamValidationError
 
     if isinstance(error, ClientError):
         return status(error) >= 500 or error_code(error) in _TEMPORARY
-    return not isinstance(error, (ParamValidationError, EnvironmentVariableError))
+    return not isinstance(error, (ParamValidationError, EndpointProviderError, EnvironmentVariableError))
 
 
 def running_gevent() -> Any:
@@ -358,7 +365,10 @@ _TEMPORARY = frozenset(
 )
 
 _CHAIN = "check where STORE_S3_CREDENTIAL_CHAIN finds them"
-_ENVIRONMENT = "the environment names no usable endpoint; check AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL"
+_ENVIRONMENT = (
+    "boto3 cannot use a value of the environment or of its configuration file; "
+    "check AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL and the other AWS_ variables"
+)
 _UNREADABLE = "the answer cannot be read, so it is perhaps not S3's; check STORE_S3_ENDPOINT_URL"
 _KEYS = "check STORE_S3_ACCESS_KEY and STORE_S3_SECRET_KEY, or where STORE_S3_CREDENTIAL_CHAIN finds them"
 _PERMISSION = f"check what these keys may do there, and that they are the right ones ({_KEYS})"
@@ -401,6 +411,7 @@ _ADVICE: Mapping[str | int, str] = {
     "ConnectTimeoutError": f"{_CONNECTION}, or raise STORE_S3_TIMEOUT",
     "ConnectionClosedError": _LATER,
     "EndpointConnectionError": _CONNECTION,
+    "EndpointResolutionError": f"{_REGION}, or AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL in the environment",
     "InvalidRegionError": "check STORE_S3_REGION",
     "FlexibleChecksumError": "its bytes arrived damaged, or are so at the service",
     "ParamValidationError": "check STORE_S3_BUCKET and STORE_S3_OBJECT_PARAMETERS",

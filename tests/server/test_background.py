@@ -676,6 +676,33 @@ def test_what_cannot_succeed_is_kept_until_somebody_has_mended_it(machine, s3, s
 
 
 @on_moto
+@pytest.mark.parametrize("first", ["", "from gevent import monkey; monkey.patch_all()"], ids=["threads", "gevent"])
+def test_what_was_given_up_is_tried_again_by_a_process_that_does_nothing_else(machine, s3, s3_session, first):
+    absent = s3.resource(s3_session).Bucket(f"test-{uuid.uuid4()}")
+    script = machine.start(
+        "print(save(b'content'), flush=True)\nwhile True: time.sleep(0.1)",
+        first=f"{first}\nimport os; os.environ['FLASK_STORE_S3_BUCKET'] = {absent.name!r}\n"
+        "import flask_store.stores.background; flask_store.stores.background.LOOK_INTERVAL = 0.2",
+    )
+    path = script.stdout.readline().strip()
+    spool = machine.directory / "instance" / "spool"
+    wait_until(lambda: list(spool.glob("*/failed-*")))
+    (retry,) = spool.glob("*/retry.json")
+
+    absent.create()
+    try:
+        retry.write_text(json.dumps({**json.loads(retry.read_text()), "due_at": time.time() - 1}))
+        wait_until(lambda: not machine.spool)
+        arrived = objects(absent)
+    finally:
+        absent.objects.all().delete()
+        absent.delete()
+
+    assert arrived == {path: digest(b"content")}
+    assert script.poll() is None
+
+
+@on_moto
 def test_an_upload_with_a_damaged_record_keeps_no_other(machine, proxy, bucket):
     left = leave_behind(machine, proxy, 3)
     damaged = sorted(machine.spool)[1]

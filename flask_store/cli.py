@@ -16,7 +16,7 @@ from werkzeug.utils import ImportStringError
 
 from . import naming
 from .exceptions import StoreError
-from .receiving import ReceivingRequest
+from .receiving import ReceivingParser, ReceivingRequest
 from .stores import places
 from .stores.base import BaseStore
 
@@ -141,6 +141,7 @@ def _check() -> None:
         click.echo(f"Place: {store.store_path or '/'}")
         click.echo(f"Route: {_route() or 'none'}")
         click.echo(f"Large uploads: {_landing(store)}")
+        click.echo(f"Parser: {_parser()}")
         _try(store)
     except (StoreError, OSError) as error:
         _fail(str(error))
@@ -174,6 +175,16 @@ def _landing(store: BaseStore) -> str:
     if current_app.request_class._get_file_stream is not Request._get_file_stream:
         return "written where app.request_class says"
     return "written once, where they stay"
+
+
+def _parser() -> str:
+    """Return which parser reads the uploads of the application."""
+    if issubclass(current_app.request_class.form_data_parser_class, ReceivingParser):
+        return "Flask-Store's, which reads every size of upload right"
+    return (
+        "another one, because app.request_class was set after init_app. With Werkzeug's own, some uploads gain a byte:"
+        " set it before"
+    )
 
 
 def _try(store: BaseStore) -> None:

@@ -54,8 +54,7 @@ class Store:
         self.register_route(app)
         script.register(app)
         state = StoreState(self, app)
-        if state.provider.receive is not BaseStore.receive:
-            app.request_class = receiving.request_class(app.request_class)
+        app.request_class = receiving.request_class(app.request_class)
         app.cli.add_command(cli.store)
         app.extensions["store"] = state
         if state.provider.directories(app):

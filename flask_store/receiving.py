@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -17,7 +18,8 @@ from flask import Request, current_app
 from werkzeug.formparser import FormDataParser
 
 from .config import Settings
-from .stores.staging import StagedFile
+from .pieces import Pieces
+from .stores.staging import StagedFile, copy_stream
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
 #: request that is no larger goes Werkzeug's way, which holds it in memory too.
 MEMORY_SIZE = 256 * 1024
 
-#: Bytes asked of the server at a time. With less the reading costs more than the parsing, as measured with gunicorn.
-READ_AHEAD_SIZE = 512 * 1024
-
 #: File parts of one request that are received, each of which may take a descriptor. The ones after that go the way of
 #: Werkzeug.
 MAX_FILES = 64
@@ -39,6 +38,9 @@ MAX_FILES = 64
 # M_MMAP_THRESHOLD, "dynamic"). Buffers of some 100 KiB that are freed and asked for again are then paged in anew each
 # time, which costs more than reading and parsing an upload. One block of this size is enough for all of them.
 _LARGE_BLOCK_SIZE = 4 * 1024 * 1024
+
+
+_GOES_ON = "an upload goes on in a temporary file, because the store cannot take it"
 
 
 class ReceivedFile(io.BufferedIOBase):
@@ -55,6 +57,10 @@ class ReceivedFile(io.BufferedIOBase):
         self.file: IO[bytes] = io.BytesIO()
         #: What can be published; None while the upload is in memory, and once it is published.
         self.staged: StagedFile | None = None
+        #: Why the bytes are lost, if no place on this machine could take them. Reading them raises it.
+        self.error: OSError | None = None
+        # A parser writes every byte, then goes to the start.
+        self._is_complete = False
 
     def publish(self, publish: Callable[[StagedFile], str]) -> str:
         """Have the staged file published, and keep a read-only handle on its bytes.
@@ -76,26 +82,64 @@ class ReceivedFile(io.BufferedIOBase):
         return path
 
     def write(self, data: ReadableBuffer, /) -> int:
+        if self._is_complete:
+            return self.file.write(data)
+        try:
+            return self._receive(data)
+        except OSError as error:
+            self._lose(error)
+            return memoryview(data).nbytes
+
+    def _receive(self, data: ReadableBuffer) -> int:
+        """Write what comes next.
+
+        :raises OSError: If neither the store nor the directory of temporary files can take it.
+        """
         if isinstance(self.file, io.BytesIO) and self.file.tell() + memoryview(data).nbytes > MEMORY_SIZE:
             self._roll_over()
-        return self.file.write(data)
+        if self.staged is not None:
+            try:
+                return self.staged.append(data)
+            except OSError as error:
+                _log(logging.WARNING, _GOES_ON, error)
+                self._leave_store(self.staged)
+        written = self.file.write(data)
+        self.file.flush()  # or the last bytes would fail when they are read
+        return written
 
     def _roll_over(self) -> None:
+        """Bring what is in memory to the disk.
+
+        :raises OSError: If it cannot be; it is in memory as before then.
+        """
         assert isinstance(self.file, io.BytesIO)
+        content, position = self.file.getvalue(), self.file.tell()
+        staged = None
         try:
             staged = self._stage()
-        except OSError:
+            staged.append(content)
+        except OSError as error:
             # This upload may not be meant for the store at all; if it is, saving it says what is wrong.
-            staged = None
-        file: IO[bytes] = tempfile.TemporaryFile() if staged is None else staged.stream
-        try:
-            file.write(self.file.getbuffer())
-            file.flush()
-            file.seek(self.file.tell())
-        except BaseException:
-            (staged or file).close()
-            raise
-        self.staged, self.file = staged, file
+            _log(logging.WARNING, _GOES_ON, error)
+            if staged is not None:
+                staged.close()
+            self.file = _temporary_copy(io.BytesIO(content))
+        else:
+            self.staged, self.file = staged, staged.stream
+        self.file.seek(position)
+
+    def _leave_store(self, staged: StagedFile) -> None:
+        """Go on in a temporary file: the file system of the store is full, or fails."""
+        self.staged = None
+        with contextlib.closing(staged), staged.reopen() as content:
+            self.file = _temporary_copy(content)
+
+    def _lose(self, error: OSError) -> None:
+        """Take the bytes that still come, so that the rest of the request can be read, and keep none."""
+        _log(logging.ERROR, "an upload is lost, because no place on this machine can take it", error)
+        with contextlib.suppress(OSError):
+            self.file.close()  # its buffer, which could not be written before, cannot be now
+        self.error, self.file = error, io.BufferedRandom(_Lost(error))
 
     def read(self, size: int | None = -1, /) -> bytes:
         return self.file.read(-1 if size is None else size)
@@ -110,6 +154,7 @@ class ReceivedFile(io.BufferedIOBase):
         return self.file.readline(-1 if size is None else size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._is_complete = True
         return self.file.seek(offset, whence)
 
     def tell(self) -> int:
@@ -147,24 +192,68 @@ class ReceivedFile(io.BufferedIOBase):
                 (self.staged or self.file).close()
 
 
+def _temporary_copy(content: IO[bytes]) -> IO[bytes]:
+    """Return a temporary file with some bytes, at its end."""
+    file = tempfile.TemporaryFile()
+    try:
+        copy_stream(content, file.fileno())
+        file.seek(0, io.SEEK_END)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+class _Lost(io.RawIOBase):
+    """A file that takes any bytes and cannot be read."""
+
+    def __init__(self, error: OSError) -> None:
+        self._error = error
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        raise OSError(self._error.errno, f"the bytes of the upload are lost: {self._error}") from self._error
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        return memoryview(data).nbytes
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return 0
+
+
+def _log(level: int, message: str, error: OSError) -> None:
+    if current_app:
+        current_app.logger.log(level, "%s: %s", message, error)
+
+
 class ReceivingParser(FormDataParser):
-    """Parses a form whose file parts land where the store of the application wants them."""
+    """Parses a form exactly as it was sent, its file parts landing where the store of the application wants them."""
 
     def parse(
         self, stream: IO[bytes], mimetype: str, content_length: int | None, options: dict[str, str] | None = None
     ) -> Any:
+        if mimetype != "multipart/form-data":
+            return super().parse(stream, mimetype, content_length, options)
+        boundary = (options or {}).get("boundary", "").encode(errors="ignore")
+        pieces = cast(IO[bytes], Pieces(stream, boundary))
         is_small = content_length is not None and content_length <= MEMORY_SIZE
-        if is_small or mimetype != "multipart/form-data" or not _is_default(self.stream_factory):
-            return super().parse(stream, mimetype, content_length, options)
-        provider = _receiving_provider()
+        provider = None if is_small or not _is_default(self.stream_factory) else _receiving_provider()
         if provider is None:
-            return super().parse(stream, mimetype, content_length, options)
+            _, form, files = super().parse(pieces, mimetype, content_length, options)
+            return stream, form, files
         _keep_freed_memory()
         landed: list[IO[bytes]] = []
         self.stream_factory = functools.partial(_land, provider, landed, self.stream_factory)
         try:
-            ahead = cast(IO[bytes], _ReadAhead(stream))
-            _, form, files = super().parse(ahead, mimetype, content_length, options)
+            _, form, files = super().parse(pieces, mimetype, content_length, options)
         except BaseException:
             _close(landed)
             raise
@@ -228,22 +317,3 @@ def _close(streams: list[IO[bytes]]) -> None:
 def _keep_freed_memory() -> None:
     """Have the C library keep some MiB of freed memory; once a process is enough."""
     bytes(_LARGE_BLOCK_SIZE)
-
-
-class _ReadAhead:
-    """Reads a stream in large steps and gives it in the parser's small ones."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._buffer = b""
-        self._position = 0
-
-    def read(self, size: int = -1) -> bytes:
-        if size is None or size < 0:
-            size = len(self._buffer)
-            return self.read(size) + self._stream.read() if self._position < size else self._stream.read()
-        if self._position >= len(self._buffer):
-            self._buffer, self._position = self._stream.read(READ_AHEAD_SIZE), 0
-        start = self._position
-        self._position += size
-        return self._buffer[start : self._position]

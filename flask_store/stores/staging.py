@@ -14,11 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from ..utils import rewind
 from . import opening
 from .locking import is_held, lock
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 #: Directory beside the files of a store where they are written on systems without unnamed files. What is in it is no
 #: stored file: a name with a leading dot is never listed, served or given.
@@ -61,6 +64,19 @@ class StagedFile:
     def reopen(self) -> BinaryIO:
         """Return another handle on the file, which can only be read; the caller closes it."""
         return open(self.path or f"/proc/self/fd/{self._descriptor}", "rb")
+
+    def append(self, data: ReadableBuffer) -> int:
+        """Write all of some bytes at the end, past the buffer of :attr:`stream`, or none of them.
+
+        :raises OSError: If there is no room for them.
+        """
+        size = os.fstat(self._descriptor).st_size
+        try:
+            _write_all(self._descriptor, memoryview(data).cast("B"))
+        except OSError:
+            os.ftruncate(self._descriptor, size)
+            raise
+        return memoryview(data).nbytes
 
     def copy(self, source: IO[bytes]) -> None:
         """Write a stream from its start, if it can seek, to its end."""

@@ -1,0 +1,194 @@
+"""Every byte of a multipart body arrives, wherever the pieces of the body end."""
+
+from __future__ import annotations
+
+import io
+
+import multipart
+import pytest
+from flask import Flask, Request, request
+from werkzeug.formparser import MultiPartParser
+
+from flask_store import Store, pieces
+from flask_store.pieces import MAX_PADDING, Pieces
+
+# Bytes that Werkzeug asks for at a time.
+PIECE_SIZE = 64 * 1024
+
+BOUNDARY = b"----WebKitFormBoundaryABCDEFGHIJKLMNOP"
+
+BOUNDARIES = [b"b", BOUNDARY, b"-" * 40, b"--b--", b"x" * 70]
+
+
+def part(name, data, filename=None, line_break=b"\r\n"):
+    disposition = b'Content-Disposition: form-data; name="%s"' % name
+    if filename is not None:
+        disposition += b'; filename="%s"' % filename
+    return disposition + line_break * 2 + data + line_break
+
+
+def body_of(parts, boundary=BOUNDARY, padding=b"", line_break=b"\r\n"):
+    line = b"--" + boundary + padding + line_break
+    return line + line.join(parts) + b"--" + boundary + b"--" + padding + line_break
+
+
+def parsed(body, boundary, size):
+    """Return the fields and files that Werkzeug reads from pieces of a size."""
+    parser = MultiPartParser(stream_factory=lambda **_: io.BytesIO(), buffer_size=size)
+    form, files = parser.parse(Pieces(io.BytesIO(body), boundary), boundary, len(body))
+    return list(form.items(multi=True)), [(name, file.filename, file.read()) for name, file in files.items(multi=True)]
+
+
+@pytest.fixture(params=[7, 100, pieces.READ_AHEAD_SIZE], ids="{} bytes ahead".format)
+def read_ahead(request, monkeypatch):
+    monkeypatch.setattr(pieces, "READ_AHEAD_SIZE", request.param)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES, ids=["short", "browser", "dashes", "ends in dashes", "long"])
+@pytest.mark.parametrize("padding", [b"", b" ", b" \t ", b" " * 30, b"\t" * MAX_PADDING], ids=len)
+@pytest.mark.parametrize("line_break", [b"\r\n", b"\n"], ids=["CRLF", "LF"])
+def test_a_piece_may_end_anywhere_in_files_and_fields(read_ahead, boundary, padding, line_break):
+    for data in (b"", b"x", b"\n\n", b"q\r\n\rq", b"\r\n--" + boundary[:-1] + b"?", bytes(range(256))):
+        parts = [
+            part(b"first", data, b"a.bin", line_break),
+            part(b"text", b"some text", None, line_break),
+            part(b"second", data + b"z", b"b.bin", line_break),
+        ]
+        body = body_of(parts, boundary, padding, line_break)
+        expected = [("text", "some text")], [("first", "a.bin", data), ("second", "b.bin", data + b"z")]
+
+        for size in (1, 2, 3, 7, 16, 33, 100, 257, 5000):
+            assert parsed(body, boundary, size) == expected, (data, size)
+
+
+@pytest.mark.parametrize("padding", [b"", b"  ", b" " * 200], ids=len)
+@pytest.mark.parametrize("follows", ["nothing", "a field", "a file"])
+def test_a_delimiter_may_stand_at_every_place_around_the_end_of_a_piece(padding, follows):
+    after = {"nothing": [], "a field": [part(b"t", b"text")], "a file": [part(b"g", b"data", b"g.bin")]}[follows]
+    start = len(body_of([part(b"f", b"", b"a.bin")], padding=padding)) - len(BOUNDARY) - len(padding) - 8
+    for size in range(PIECE_SIZE - start - 320, PIECE_SIZE - start + 8):
+        body = body_of([part(b"f", b"x" * size, b"a.bin"), *after], padding=padding)
+
+        fields, files = parsed(body, BOUNDARY, PIECE_SIZE)
+
+        assert len(files[0][2]) == size
+        assert fields == ([("t", "text")] if follows == "a field" else [])
+        assert files[1:] == ([("g", "g.bin", b"data")] if follows == "a file" else [])
+
+
+def test_a_line_that_only_begins_like_a_delimiter_is_part_of_the_file(read_ahead):
+    for rest in (b"x", b"-", b"-x", b" x", b" \rx", b" " * 100 + b"x", b"\tx\r\n--"):
+        data = b"before\r\n--" + BOUNDARY + rest + b"\r\nafter"
+        body = body_of([part(b"f", data, b"a.bin")])
+        if rest == b" \rx":
+            continue  # a lone carriage return ends a line for Werkzeug
+
+        for size in range(1, 200, 3):
+            assert parsed(body, BOUNDARY, size)[1] == [("f", "a.bin", data)], (rest, size)
+
+
+def test_more_padding_than_is_held_is_read_whole_or_refused():
+    body = body_of([part(b"f", b"data", b"a.bin"), part(b"t", b"text")], padding=b" " * (MAX_PADDING + 1))
+
+    assert parsed(body, BOUNDARY, len(body)) == ([("t", "text")], [("f", "a.bin", b"data")])
+    outcomes = set()
+    for size in range(1, len(body), 7):
+        try:
+            outcomes.add(str(parsed(body, BOUNDARY, size)))
+        except ValueError as error:
+            outcomes.add(str(error))
+    assert outcomes == {
+        str(([("t", "text")], [("f", "a.bin", b"data")])),
+        f"a delimiter has more than {MAX_PADDING} bytes of padding",
+    }
+
+
+def test_another_parser_reads_the_same(read_ahead):
+    contents = [b"\r\n" * 50, b"--" * 60, b"\r\n--" + BOUNDARY[:20], b"\n\r\n-", b"\0\xff" * 90]
+    body = body_of([part(b"f", content, b"a.bin") for content in contents])
+    other = [found.raw for found in multipart.MultipartParser(io.BytesIO(body), BOUNDARY.decode()).parts()]
+
+    assert other == contents
+    for size in range(1, 130):
+        assert [data for _, _, data in parsed(body, BOUNDARY, size)[1]] == contents
+
+
+def view():
+    return {
+        "files": [len(file.read()) for file in request.files.values()],
+        "text": [len(text) for text in request.form.values()],
+    }
+
+
+def client_of(app):
+    app.post("/")(view)
+    return app.test_client()
+
+
+# The final delimiter is cut after its first dash, at the fifth piece.
+GAINS_A_BYTE = 5 * PIECE_SIZE - len(part(b"f", b"", b"a.bin")) - 2 * len(BOUNDARY) - 7
+
+
+def send(client, size, filename, **options):
+    body = body_of([part(b"f", b"x" * size, filename)])
+    content_type = f"multipart/form-data; boundary={BOUNDARY.decode()}"
+    return client.post("/", data=body, content_type=content_type, **options).json
+
+
+@pytest.mark.parametrize("settings", [{}, {"STORE_RECEIVE": False}], ids=["receiving", "not receiving"])
+@pytest.mark.parametrize("before_the_end", range(-3, 4))
+def test_an_upload_of_any_size_arrives_as_it_was_sent(make_app, settings, before_the_end):
+    size = GAINS_A_BYTE + before_the_end
+
+    answer = send(client_of(make_app(**settings)), size, b"a.bin")
+
+    assert answer == {"files": [size], "text": []}
+
+
+@pytest.mark.parametrize("size", range(GAINS_A_BYTE % PIECE_SIZE - 3, GAINS_A_BYTE % PIECE_SIZE + 4))
+def test_a_small_upload_and_a_text_arrive_as_they_were_sent(make_app, size):
+    client = client_of(make_app(MAX_FORM_MEMORY_SIZE=None))
+
+    assert send(client, size, b"a.bin") == {"files": [size], "text": []}
+    body = body_of([part(b"f", b"x" * size)])
+    content_type = f"multipart/form-data; boundary={BOUNDARY.decode()}"
+    assert client.post("/", data=body, content_type=content_type).json == {"files": [], "text": [size]}
+
+
+def test_a_body_of_no_declared_length_arrives_as_it_was_sent(make_app):
+    client = client_of(make_app())
+    body = body_of([part(b"f", b"x" * GAINS_A_BYTE, b"a.bin")])
+
+    answer = client.post(
+        "/",
+        input_stream=io.BytesIO(body),
+        content_type=f"multipart/form-data; boundary={BOUNDARY.decode()}",
+        environ_overrides={"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"},
+    )
+
+    assert answer.json == {"files": [GAINS_A_BYTE], "text": []}
+
+
+def test_every_application_with_a_store_gets_the_parser():
+    app = Flask(__name__)
+    app.config.update(
+        STORE_PROVIDER="flask_store.stores.s3.S3Store",
+        STORE_S3_ACCESS_KEY="key",
+        STORE_S3_SECRET_KEY="secret",
+        STORE_S3_BUCKET="bucket",
+        STORE_S3_REGION="eu-central-1",
+    )
+    Store(app)
+
+    assert send(client_of(app), GAINS_A_BYTE, b"a.bin") == {"files": [GAINS_A_BYTE], "text": []}
+
+
+def test_a_request_class_set_later_is_told_by_check(make_app):
+    app = make_app()
+    assert "Parser: Flask-Store's" in app.test_cli_runner().invoke(args=["store", "check"]).output
+
+    app.request_class = type("Own", (Request,), {})
+
+    assert "Parser: another one, because app.request_class was set after init_app" in (
+        app.test_cli_runner().invoke(args=["store", "check"]).output
+    )

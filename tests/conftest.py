@@ -43,6 +43,18 @@ LEFT_OUT_OPTIONS = ["--disable-extensions", "--disable-component-extensions-with
 
 AppFactory = Callable[..., Flask]
 
+# Directories whose tests start servers and browsers of their own.
+SLOW_DIRECTORIES = {Path(__file__).parent / "server", Path(__file__).parent / "example_app"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that need a browser, a Ceph or servers of their own as slow."""
+    for item in items:
+        needs_much = item.get_closest_marker("browser") or item.get_closest_marker("ceph")
+        if needs_much or item.path.parent in SLOW_DIRECTORIES:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture
 def make_app(tmp_path: Path) -> AppFactory:

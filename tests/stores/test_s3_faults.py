@@ -65,7 +65,7 @@ on_moto = pytest.mark.parametrize("s3", ["moto"], indirect=True)
 
 on_ceph = pytest.mark.parametrize("s3", [pytest.param("ceph", marks=pytest.mark.ceph)], indirect=True)
 
-pytestmark = pytest.mark.usefixtures("no_pause")
+pytestmark = [pytest.mark.usefixtures("no_pause"), pytest.mark.slow]
 
 
 def with_each(*faults):

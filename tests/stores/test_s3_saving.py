@@ -22,6 +22,8 @@ from werkzeug.datastructures import FileStorage
 from flask_store import serving
 from flask_store.stores.s3 import S3Store
 
+pytestmark = pytest.mark.slow
+
 KIB, MIB = 1024, 1024 * 1024
 
 # The least that S3 allows.

@@ -156,6 +156,8 @@ class Settings:
     directory_mode = Setting("STORE_DIRECTORY_MODE", 0o755, _mode(0o700, "0o755"))
     receive = Setting("STORE_RECEIVE", True, _boolean)
     fsync = Setting("STORE_FSYNC", False, _boolean)
+    #: True if every saved file gets a random part in its name.
+    unique_names = Setting("STORE_UNIQUE_NAMES", False, _boolean)
     #: Seconds that the upload of a form that failed is kept, or 0.
     keep_uploads = Setting("STORE_KEEP_UPLOADS", 3600, _whole_number(0, MAX_KEEP_UPLOADS, "seconds"))
     #: Bytes that are kept at a time, or None.

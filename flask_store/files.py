@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import BinaryIO
 
+from flask import Flask
+
 from . import naming
 from .exceptions import InvalidNameError
 from .extension import store_provider
@@ -26,6 +28,9 @@ class StoreFile:
     :param destination: Directory below the root of the store.
     :raises InvalidNameError: If either is not safe.
     """
+
+    # Identifies the upload that has just made the file, for a store that keeps such an id with its files.
+    _upload_id: str | None = None
 
     def __init__(self, filename: str, destination: str | None = None) -> None:
         self._set_place(store_provider()(destination=destination), filename)
@@ -135,6 +140,10 @@ class StoreFile:
         """
         return self.provider.stat(self.filename).last_modified
 
+    @property
+    def _app(self) -> Flask:
+        return self.provider.app
+
     def __str__(self) -> str:
         return self.relative_path()
 
@@ -144,10 +153,10 @@ class StoreFile:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, StoreFile):
             return NotImplemented  # Python then asks the other one
-        return self.provider.app is other.provider.app and self.relative_path() == other.relative_path()
+        return self._app is other._app and self.relative_path() == other.relative_path()
 
     def __hash__(self) -> int:
-        return hash((id(self.provider.app), self.relative_path()))
+        return hash((id(self._app), self.relative_path()))
 
     def __copy__(self) -> StoreFile:
         return self
@@ -155,9 +164,48 @@ class StoreFile:
     def __deepcopy__(self, memo: object) -> StoreFile:
         return self  # a place; its application is not to be copied
 
-    def __reduce__(self) -> tuple[Callable[[str], StoreFile], tuple[str]]:
+    def __reduce__(self) -> tuple[Callable[..., StoreFile], tuple[str, ...]]:
         # For a cache or a queue: it is read again inside an application context.
         return type(self).from_path, (self.relative_path(),)
+
+
+class InvalidFile(StoreFile):
+    """A row's text that is no path of a stored file: it can be shown, and compared, and that is all.
+
+    Whatever asks for the file raises ``InvalidNameError``. Needs an application context, as every ``StoreFile``.
+
+    :param text: The text as it is stored; it is also the ``filename``.
+    :param reason: Why it is no path.
+    """
+
+    def __init__(self, text: str, reason: str) -> None:
+        self._made_in = store_provider()().app
+        self._reason = reason
+        self.filename = text
+
+    @property
+    def error(self) -> InvalidNameError:
+        """The error that each use raises."""
+        return InvalidNameError(self.filename, self._reason)
+
+    @property
+    def provider(self) -> BaseStore:  # type: ignore[override]
+        """Raises the error: every use of a file asks for its store."""
+        raise self.error
+
+    @property
+    def destination(self) -> None:
+        return None
+
+    def relative_path(self) -> str:
+        return self.filename
+
+    @property
+    def _app(self) -> Flask:
+        return self._made_in
+
+    def __reduce__(self) -> tuple[Callable[..., StoreFile], tuple[str, ...]]:
+        return type(self), (self.filename, self._reason)
 
 
 def check_relative_path(path: str) -> str:

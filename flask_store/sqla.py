@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .exceptions import NotConfiguredError
-from .files import StoreFile, check_relative_path
+from .exceptions import InvalidNameError, NotConfiguredError
+from .files import InvalidFile, StoreFile, check_relative_path
 
 try:
     from sqlalchemy import Dialect, String, TypeDecorator
@@ -19,7 +19,8 @@ class StoreFileType(TypeDecorator[StoreFile]):
     """Keeps the relative path of a file in a string column and gives it back as a ``StoreFile``.
 
     Takes a ``StoreFile`` or a relative path; an empty text is no file, as None is. Rows are loaded inside an
-    application context, as everywhere with Flask-SQLAlchemy.
+    application context, as everywhere with Flask-SQLAlchemy. A row whose text is no relative path is loaded, too: its
+    ``StoreFile`` shows the text, and raises ``InvalidNameError`` when it is used.
 
     :param length: Longest path, in characters.
     """
@@ -38,7 +39,14 @@ class StoreFileType(TypeDecorator[StoreFile]):
         return check_relative_path(str(value))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> StoreFile | None:
-        return StoreFile.from_path(value) if value else None
+        if not value:
+            return None
+        if not isinstance(value, str):  # SQLite keeps any type in any column
+            return InvalidFile(str(value), "it is no text")
+        try:
+            return StoreFile.from_path(value)
+        except InvalidNameError as error:
+            return InvalidFile(value, error.reason)
 
     def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
         # A pattern, the start of a path and an empty text are no paths.

@@ -15,7 +15,7 @@ from wtforms.validators import StopValidation, ValidationError
 from .. import naming
 from ..exceptions import InvalidNameError, NotFoundError, StoreError
 from ..extension import store_provider
-from ..files import StoreFile
+from ..files import InvalidFile, StoreFile
 from ..transaction import on_commit, on_rollback
 from ..utils import rewind
 from . import keeping
@@ -282,13 +282,14 @@ class BaseStoreField(SavingField, FileField):
 
     def save_upload(self) -> None:
         uploads = _uploads_of(self._values())
+        files: list[StoreFile] = []
         if uploads:
             self._release_kept()
             arrived = self._arrived if len(self._arrived) == len(uploads) else uploads
             files = [self._save(upload, original) for upload, original in zip(uploads, arrived, strict=True)]
             self._set_values([*self._present, *files] if self.multiple else files)
         if self._existing:
-            on_rollback(partial(setattr, self, "_is_saved", False))
+            on_rollback(partial(setattr, self, "_is_saved", False), files[0] if files else None)
         self._is_saved = True
         beaten = keeping.find(self, self._beaten) if self._beaten else None
         for kept in [*self._dropped, *([beaten] if beaten else [])]:
@@ -302,7 +303,7 @@ class BaseStoreField(SavingField, FileField):
             self._saved_uploads[key] = SavedUpload(arrived, self._store(upload, arrived))
             if isinstance(arrived, KeptFile):
                 arrived.become(self._saved_uploads[key].file)
-            on_rollback(partial(self._forget, key))
+            on_rollback(partial(self._forget, key), self._saved_uploads[key].file)
         return self._saved_uploads[key].file
 
     def _forget(self, key: object) -> None:
@@ -321,10 +322,11 @@ class BaseStoreField(SavingField, FileField):
                 self.note_refusal(gone(self), [arrived])  # the others can be kept
                 raise
         stored: StoreFile | str = store.save(upload)
-        if isinstance(arrived, KeptFile):
-            on_commit(partial(keeping.discard, arrived.kept))
         # A store in the manner of the old reference may return the name alone.
-        return stored if isinstance(stored, StoreFile) else StoreFile(stored, destination)
+        file = stored if isinstance(stored, StoreFile) else StoreFile(stored, destination)
+        if isinstance(arrived, KeptFile):
+            on_commit(partial(keeping.discard, arrived.kept), file)
+        return file
 
     def populate_obj(self, obj: object, name: str) -> None:
         """Set an attribute to what a database keeps of the files; leave it alone if nothing was changed.
@@ -345,11 +347,13 @@ class BaseStoreField(SavingField, FileField):
         raise NotImplementedError
 
     def _existing_file(self, value: object) -> StoreFile | None:
-        if isinstance(value, StoreFile):
+        if isinstance(value, StoreFile) and not isinstance(value, InvalidFile):
             return value
         if value is None or value == "":
             return None
         try:
+            if isinstance(value, InvalidFile):
+                raise value.error
             if not isinstance(value, str):
                 raise TypeError(f"{value!r} is neither a StoreFile nor a relative path")
             return StoreFile.from_path(value)

@@ -82,6 +82,8 @@ class BaseStore:
         super().__init_subclass__(**kwargs)
         if not hasattr(cls.save, "is_recorded"):
             cls.save = _recorded(cls.save)  # type: ignore[method-assign]
+        if cls.delete is not BaseStore.delete and not hasattr(cls.delete, "is_recorded"):
+            cls.delete = _forgetting(cls.delete)  # type: ignore[method-assign]
 
     def __init__(self, destination: str | None = None) -> None:
         self.app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
@@ -229,6 +231,15 @@ class BaseStore:
         """
         self._missing("delete")
 
+    def undo_of(self, saved: StoreFile | str) -> tuple[Callable[[], object], Callable[[], object]]:
+        """Return a function that deletes a file that was just saved, and one that is called if that is not needed.
+
+        One of them is called, once. The first deletes no other file that has got the name meanwhile, as far as the
+        store can tell the two apart: here it cannot.
+        """
+        delete = functools.partial(self.delete, saved) if isinstance(saved, str) else saved.delete
+        return delete, _do_nothing
+
     def stat(self, filename: str) -> FileStat:
         """Return size, content type and time of last change of a file.
 
@@ -274,9 +285,13 @@ class BaseStore:
     def safe_filename(self, filename: str) -> str:
         """Return a safe name for what the client called a file, one that is free at this moment.
 
+        With ``STORE_UNIQUE_NAMES`` it has a random part, so that it was never another file's.
+
         :raises AlreadyExistsError: If no free name is found.
         """
         name = candidate = naming.clean(filename)
+        if self.settings.unique_names:
+            return naming.add_random(name)
         for _ in range(MAX_TRIES):
             if not self.exists(candidate):
                 return candidate
@@ -288,7 +303,12 @@ class BaseStore:
 
         :raises InvalidNameError: If no file was chosen.
         """
-        return self._name_for(filename_of(file))
+        name = self._name_for(filename_of(file))
+        return naming.add_random(name) if self.settings.unique_names else name
+
+    def _unique_name(self, file: FileStorage | None) -> str:
+        """Return a name for an upload that no other file has, had, or will get."""
+        return naming.add_random(self._name_for(filename_of(file)))
 
     def _name_for(self, filename: str) -> str:
         if type(self).safe_filename is BaseStore.safe_filename:
@@ -360,3 +380,19 @@ def _recorded(save: Callable[..., StoreFile]) -> Callable[..., StoreFile]:
 
     recorded.is_recorded = True  # type: ignore[attr-defined]
     return recorded
+
+
+def _forgetting(delete: Callable[..., None]) -> Callable[..., None]:
+    """Have a store's ``delete``, whoever wrote it, use up the undo of the file in the open transaction."""
+
+    @functools.wraps(delete)
+    def forgetting(self: BaseStore, filename: str, *args: Any, **kwargs: Any) -> None:
+        delete(self, filename, *args, **kwargs)
+        transaction.forget(self, filename)
+
+    forgetting.is_recorded = True  # type: ignore[attr-defined]
+    return forgetting
+
+
+def _do_nothing() -> None:
+    pass

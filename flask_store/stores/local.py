@@ -9,6 +9,7 @@ import functools
 import itertools
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,11 @@ from .staging import StagedFile, fsync_directory, link, make_directories
 
 # What the system answers for a path at which there can be no file.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG})
+
+#: Files that a process holds open at a time, at most, because an open transaction may have to delete them.
+MAX_HELD_FILES = 100
+
+_holds = threading.BoundedSemaphore(MAX_HELD_FILES)
 
 
 class LocalStore(BaseStore):
@@ -133,7 +139,8 @@ class LocalStore(BaseStore):
         """Publish a file under its name or, where that is taken, under one with a random part."""
         target.finish(self.settings.file_mode, self.settings.fsync)
         directory, name = os.path.split(path)
-        candidate = path if _may_stand(name) else os.path.join(directory, naming.add_random(name))
+        has_random = self.settings.unique_names  # has it already
+        candidate = path if has_random or _may_stand(name) else os.path.join(directory, naming.add_random(name))
         for _ in range(MAX_TRIES):
             try:
                 target.publish(candidate)
@@ -216,13 +223,18 @@ class LocalStore(BaseStore):
             try:
                 os.stat(source)  # who held it before may have moved it
                 path, is_new = self._move(source, hold, f"{self._directory()}/{name}", id)
+                made = _MadeFile(path) if is_new else None
             except BaseException:
                 hold.close()
                 raise
-        was_renamed = not os.path.exists(source)  # a file system without second names
-        transaction.on_rollback(functools.partial(self._move_back, path if is_new else None, source, was_renamed, hold))
-        transaction.on_commit(functools.partial(self._forget_kept, source, None if is_sure else path, hold))
         file = StoreFile.of(self, os.path.basename(path))
+        was_renamed = not os.path.exists(source)  # a file system without second names
+        transaction.on_end(
+            file,
+            undo=functools.partial(self._move_back, made, source, was_renamed, hold),
+            finish=functools.partial(self._forget_kept, made, source, None if is_sure else path, hold),
+            leave=functools.partial(self._leave_kept, made, hold),
+        )
         signals.file_saved.send(self.app, file=file)
         return file
 
@@ -238,7 +250,8 @@ class LocalStore(BaseStore):
         own = os.path.join(directory, kept.add_own_part(name, id))
         # The visitor can tell that name, and save another file there.
         candidates = [own, os.path.join(directory, naming.add_random(name))]
-        for candidate in [path, *candidates] if _may_stand(name) else candidates:
+        takes_own = self.settings.unique_names or not _may_stand(name)
+        for candidate in candidates if takes_own else [path, *candidates]:
             try:
                 link(source, candidate)
             except FileExistsError:
@@ -272,20 +285,29 @@ class LocalStore(BaseStore):
             self._keep_or_delete(own)
         return own, True
 
-    def _move_back(self, path: str | None, source: str, was_renamed: bool, hold: IO[bytes]) -> None:
+    def _move_back(self, made: _MadeFile | None, source: str, was_renamed: bool, hold: IO[bytes]) -> None:
         with contextlib.closing(hold), self._logged_errors(source), contextlib.suppress(FileNotFoundError):
-            if path is None:
+            if made is None:
                 return
-            if was_renamed:
-                os.rename(path, source)
-            elif os.path.exists(source):  # else another request, where there are no locks, has made it final
-                os.unlink(path)
+            with contextlib.closing(made):
+                if not made.is_there():
+                    return  # it was deleted, and its name may be another file's by now
+                if was_renamed:
+                    os.rename(made.path, source)
+                elif os.path.exists(source):  # else another request, where there are no locks, has made it final
+                    os.unlink(made.path)
 
-    def _forget_kept(self, source: str, path: str | None, hold: IO[bytes]) -> None:
-        with contextlib.closing(hold), self._logged_errors(source), contextlib.suppress(FileNotFoundError):
+    def _forget_kept(self, made: _MadeFile | None, source: str, path: str | None, hold: IO[bytes]) -> None:
+        self._leave_kept(made, hold)
+        with self._logged_errors(source), contextlib.suppress(FileNotFoundError):
             if path is not None and not os.path.exists(path):
                 link(source, path)  # another request, where there are no locks, has taken it back
             os.unlink(source)
+
+    def _leave_kept(self, made: _MadeFile | None, hold: IO[bytes]) -> None:
+        hold.close()
+        if made is not None:
+            made.close()
 
     @contextlib.contextmanager
     def _logged_errors(self, path: str) -> Iterator[None]:
@@ -341,6 +363,22 @@ class LocalStore(BaseStore):
         with contextlib.suppress(NotFoundError), _translated_errors(filename):
             os.unlink(f"{directory}/{name}")
 
+    def undo_of(self, saved: StoreFile | str) -> tuple[Callable[[], object], Callable[[], object]]:
+        filename = saved if isinstance(saved, str) else saved.filename
+        try:
+            made = _MadeFile(str(self.path_for(filename)))
+        except (OSError, InvalidNameError):
+            return super().undo_of(saved)  # it is gone already, or cannot be looked at
+
+        def undo() -> None:
+            with contextlib.closing(made):
+                if made.is_there():
+                    self.delete(filename)
+                elif os.path.lexists(made.path):
+                    self.app.logger.warning("%s stays in the store after a rollback: it is another file by now", saved)
+
+        return undo, made.close
+
     def stat(self, filename: str) -> FileStat:
         naming.check_path(filename)
         path = self._contained(self.relative_path(filename))
@@ -363,6 +401,38 @@ class LocalStore(BaseStore):
 def _may_stand(name: str) -> bool:
     """Return whether a file may have a name that a visitor chose. Without an extension it could be a destination's."""
     return bool(naming.split_extension(name)[1])
+
+
+class _MadeFile:
+    """A file that was just made, told from any other that gets its name later."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._stat = os.stat(path)
+        self._descriptor: int | None = None
+        # While it is open no other file gets its inode, whoever deletes it.
+        if os.name != "nt" and _holds.acquire(blocking=False):
+            try:
+                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError:
+                _holds.release()
+            else:
+                self._stat = os.fstat(self._descriptor)
+
+    def is_there(self) -> bool:
+        """Return whether the file still has its name."""
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            return False
+        is_held = self._descriptor is not None
+        return os.path.samestat(self._stat, now) and (is_held or now.st_mtime_ns == self._stat.st_mtime_ns)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+            _holds.release()
 
 
 def _followed(root: str, path: str) -> str:

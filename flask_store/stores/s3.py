@@ -196,19 +196,34 @@ class S3Store(BaseStore):
         return answer
 
     def save(self, file: FileStorage) -> StoreFile:
-        name = self._wanted_name(file)
+        name, upload_id = self._wanted_name(file), _make_upload_id()
         with source.opened(file.stream, name) as content:
             if content.size > self.settings.multipart_threshold:
-                name = naming.add_random(name)
-                upload_id = _make_upload_id()
+                name = name if self.settings.unique_names else naming.add_random(name)
                 self._save_in_parts(self._key(name), self._object_parameters(name, upload_id), content)
             else:
-                name = self._save_at_once(name, content)
-        return StoreFile.of(self, name)
+                name = self._save_at_once(name, upload_id, content)
+        saved = StoreFile.of(self, name)
+        saved._upload_id = upload_id
+        return saved
 
-    def _save_at_once(self, wanted: str, content: Source) -> str:
+    def undo_of(self, saved: StoreFile | str) -> tuple[Callable[[], object], Callable[[], object]]:
+        delete, close = super().undo_of(saved)
+        if isinstance(saved, str) or saved._upload_id is None:
+            return delete, close
+        name, upload_id = saved.filename, saved._upload_id
+
+        def undo() -> None:
+            owner = self._owner_of(name)
+            if owner == upload_id:
+                delete()
+            elif owner is not None:
+                self.app.logger.warning("%s stays in the store after a rollback: it is another file by now", saved)
+
+        return undo, close
+
+    def _save_at_once(self, wanted: str, upload_id: str, content: Source) -> str:
         """Store a file under the name that it wants or, where that is taken, under one with a random part."""
-        upload_id = _make_upload_id()
         name = wanted
         for _ in range(MAX_TRIES):
             if self._put(self._key(name), self._object_parameters(name, upload_id), content):
@@ -219,13 +234,15 @@ class S3Store(BaseStore):
 
     def _put(self, key: str, parameters: dict[str, Any], content: Source) -> bool:
         """Store a file under a key; return False, with nothing done, if another file has it."""
+        # A name that no other file has needs no condition, which not every service knows.
+        condition = {} if self.settings.unique_names else {"IfNoneMatch": "*"}
         with self._errors("store", key):
             try:
                 answer = self._client.put_object(
                     **self._place(key),
                     **parameters,
                     Body=content.part(0, content.size),
-                    IfNoneMatch="*",
+                    **condition,
                 )
                 connection.check_answer(answer, "ETag")
             except Exception as error:
@@ -328,9 +345,12 @@ class S3Store(BaseStore):
             except ServiceError:  # perhaps of its answer alone
                 self._settle(id, self._take_back, name)
                 raise
-            transaction.on_rollback(functools.partial(self._settle, id, self._take_back, name))
-        transaction.on_commit(functools.partial(self._settle, id, self._forget_kept, name))
         file = StoreFile.of(self, name)
+        forget_kept = functools.partial(self._settle, id, self._forget_kept, name)
+        if owner is None:
+            transaction.on_end(file, functools.partial(self._settle, id, self._take_back, name), forget_kept)
+        else:
+            transaction.on_commit(forget_kept, file)
         signals.file_saved.send(self.app, file=file)
         return file
 
@@ -366,7 +386,8 @@ class S3Store(BaseStore):
             self._copy(key, backup, parameters, id)
         except NotFoundError:
             return
-        self.delete(name)
+        if self._owner_of(name) == kept.own_part(id):  # else its name is another file's by now
+            self.delete(name)
         if not self.is_kept(id):
             self._copy_kept(id, name, backup)
 
@@ -518,7 +539,7 @@ class S3GeventStore(S3Store):
         return _uploads_of(self.app)
 
     def save(self, file: FileStorage) -> StoreFile:
-        name = naming.add_random(self._wanted_name(file))
+        name = self._unique_name(file)
         self._key(name)  # refuses what S3 would
         with self._spool_errors("write", name):
             entry, record = self.uploads.spool.add(file.stream, self.relative_path(name))

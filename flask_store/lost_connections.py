@@ -7,16 +7,17 @@ from collections.abc import Iterator
 # SQLSTATE of PostgreSQL that end a connection ("PostgreSQL Error Codes"): class 08, and the server's own end.
 _SQLSTATES = ("08", "57P01", "57P02", "57P03")
 
-# Numbers of errors of MySQL and MariaDB that end a connection ("Client Error Message Reference"; 4031 is a timeout).
-_MYSQL_NUMBERS = frozenset({2006, 2013, 2055, 4031})
+# Errors of MySQL and MariaDB that end a connection ("Client Error Message Reference", and 4031 of the server), and 0,
+# by which PyMySQL means a connection that is closed.
+_MYSQL_NUMBERS = frozenset({0, 2006, 2013, 2055, 4031})
 
 _KINDS = frozenset({"OperationalError", "InterfaceError"})
 
 
 def caused(error: BaseException, before: BaseException | None = None) -> bool:
-    """Return whether an error is a lost connection to a database, or comes from one.
+    """Return whether an error is a lost connection to a database, or was raised because of one.
 
-    :param before: An error that was being handled already; what led to it does not count.
+    :param before: An error that was being handled already: it and its causes do not count.
     """
     return any(map(_is_lost_connection, _chain(error, before)))
 
@@ -48,8 +49,7 @@ def _is_lost_connection(error: BaseException) -> bool:
     if drivers & {"psycopg", "psycopg2"}:
         return _is_lost_by_postgresql(error)
     if drivers & {"pymysql", "MySQLdb", "mysql", "mariadb"}:
-        number = getattr(error, "errno", None) or next(iter(error.args), None)
-        return number in _MYSQL_NUMBERS or isinstance(number, int) and number == 0
+        return any(number in _MYSQL_NUMBERS for number in (getattr(error, "errno", None), *error.args[:1]))
     return False
 
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import boto3.session
 import botocore.loaders
 import faulty_proxy
+import postgresql
 import pytest
 import s3_servers
 from flask import Flask
@@ -115,6 +116,15 @@ def moto_like_go(moto: s3_servers.S3Server) -> Iterator[s3_servers.S3Server]:
     """Moto with names of headers as MinIO and other programs in Go write them."""
     with faulty_proxy.before(moto.endpoint_url, writes_names_as_go=True) as proxy:
         yield dataclasses.replace(moto, name="moto_like_go", endpoint_url=proxy.url)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[tuple[str, int]]:
+    """The address of a PostgreSQL server."""
+    if missing := postgresql.missing_programs():
+        cannot_run(f"PostgreSQL is not installed: no {', '.join(missing)}")
+    with tempfile.TemporaryDirectory(prefix="postgresql") as directory, postgresql.server(Path(directory)) as address:
+        yield address
 
 
 @pytest.fixture(params=["moto", pytest.param("ceph", marks=pytest.mark.ceph)])

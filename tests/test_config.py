@@ -107,6 +107,7 @@ def test_the_defaults_are_safe(app):
         "STORE_DIRECTORY_MODE": 0o755,
         "STORE_RECEIVE": True,
         "STORE_FSYNC": False,
+        "STORE_UNIQUE_NAMES": False,
         "STORE_KEEP_UPLOADS": 3600,
         "STORE_KEEP_LIMIT": 1024**3,
     }

@@ -94,13 +94,6 @@ def test_what_is_neither_file_nor_path_is_not_kept(session, upload):
     assert isinstance(caught.value.orig, TypeError)
 
 
-def test_a_stored_url_says_what_to_store_instead(session):
-    session.execute(text("INSERT INTO photo (file) VALUES ('https://example.com/a.jpg')"))
-
-    with pytest.raises(InvalidNameError, match="store the relative path"):
-        session.scalars(select(Photo)).all()
-
-
 def test_without_sqlalchemy_it_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "flask_store.sqla")
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)

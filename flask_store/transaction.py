@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -145,7 +145,8 @@ def transaction() -> Iterator[None]:
 
 def _close(block: Block, token: Any) -> None:
     block.is_open = False
-    _block.reset(token)
+    with suppress(ValueError):  # a generator may end in another context than it began
+        _block.reset(token)
 
 
 def _run(callbacks: Iterator[Callback | None]) -> None:

@@ -11,11 +11,15 @@ import postgresql
 import psycopg
 import pytest
 from flask import abort
+from flask_wtf import FlaskForm
 from sqlalchemy import JSON, ForeignKey, Integer, String, bindparam, create_engine, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, scoped_session, sessionmaker
+from wtforms import StringField
+from wtforms.validators import DataRequired
 
 from flask_store import Provider, StoreFile
+from flask_store.forms import StoreFileField
 from flask_store.sqla import StoreFileType
 from flask_store.transaction import on_commit, on_rollback, transaction
 
@@ -458,6 +462,75 @@ class TestKeptUploads:
         assert Provider().is_kept(id)
         assert str(Provider().promote(id, "a.jpg")) == "a.jpg"  # the same file
         assert stored() == ["a.jpg"]
+
+
+class TestForms:
+    """The form in the block, as the README has it."""
+
+    class Form(FlaskForm):
+        file = StoreFileField()
+
+    @pytest.fixture
+    def form(self, app, upload):
+        with app.test_request_context(method="POST", data={"file": upload(b"new", "a.jpg")}):
+            yield self.Form(data={"file": "old.jpg"})
+
+    def save(self, form, session, **values):
+        assert form.validate_on_submit(), form.errors
+        photo = Photo(**values)
+        form.populate_obj(photo)
+        session.add(photo)
+        session.commit()
+
+    def test_have_the_file_after_a_commit(self, session, form):
+        with pytest.raises(Failure), transaction():
+            self.save(form, session)
+            raise Failure
+
+        assert form.file.data == StoreFile("a.jpg")
+        assert form.file.replaced == [StoreFile("old.jpg")]
+        assert stored() == ["a.jpg"]
+
+    def test_have_the_upload_again_after_a_commit_in_doubt(self, session, form):
+        with pytest.raises(IntegrityError), transaction():
+            self.save(form, session, album=404)
+
+        assert form.file.data.stream.read() == b"new"
+        assert form.file.replaced == []
+        assert form.file.kept.filename == "a.jpg"
+        assert stored() == ["a.jpg"]
+
+    def test_have_the_upload_again_after_a_flush_that_failed(self, session, form):
+        session.add(Photo(title="taken"))
+        session.commit()
+        with pytest.raises(IntegrityError), transaction():
+            self.save(form, session, title="taken")
+
+        assert form.file.kept.filename == "a.jpg"
+        assert stored() == []
+
+    def test_with_a_kept_upload_keep_it_no_more_after_a_commit(self, app, session, upload):
+        class Form(self.Form):
+            title = StringField(validators=[DataRequired()])
+
+        def request(**data):
+            context = app.test_request_context(method="POST", data=data)
+            context.push()
+            context.session["_flask_store_kept"] = "visitor"
+            return context, Form()
+
+        context, form = request(file=upload(b"kept", "a.jpg"))
+        assert not form.validate()
+        token, id = form.file.kept.token, form.file.kept.id
+        context.pop()
+        context, form = request(file=token, title="Sea")
+        with pytest.raises(Failure), transaction():
+            self.save(form, session)
+            raise Failure
+        assert str(form.file.data) in stored()
+        context.pop()
+
+        assert not Provider().is_kept(id)
 
 
 def test_on_commit_and_on_rollback_of_a_file_follow_its_row(app, sqlite_engine, upload):

@@ -214,7 +214,7 @@ class S3Store(BaseStore):
         name, upload_id = saved.filename, saved._upload_id
 
         def undo() -> None:
-            owner = self._owner_of(name)
+            owner = self._owner_of_key(self._key(name))
             if owner == upload_id:
                 delete()
             elif owner is not None:
@@ -386,7 +386,7 @@ class S3Store(BaseStore):
             self._copy(key, backup, parameters, id)
         except NotFoundError:
             return
-        if self._owner_of(name) == kept.own_part(id):  # else its name is another file's by now
+        if self._owner_of_key(self._key(name)) == kept.own_part(id):  # else its name is another file's by now
             self.delete(name)
         if not self.is_kept(id):
             self._copy_kept(id, name, backup)

@@ -18,7 +18,7 @@ from ..extension import store_provider
 from ..files import InvalidFile, StoreFile
 from ..transaction import on_commit, on_rollback
 from ..utils import rewind
-from . import keeping
+from . import existing, keeping
 from .keeping import KeptFile, KeptUpload
 from .saving import SavedUpload, SavingField, gone
 from .translation import gettext
@@ -39,10 +39,17 @@ class BaseStoreField(SavingField, FileField):
     #: Whether the visitor may choose several files.
     multiple: bool
 
-    # The files that the form was opened with, and what was sent with it.
+    # The files that the form was opened with, and what the visitor ticked for removal: paths of existing files, and
+    # ids of kept uploads.
     _existing: Sequence[StoreFile] = ()
-    _formdata: Any = None
-    _ticked: frozenset[str] | None = None
+    _removed: frozenset[str] = frozenset()
+    # Those of the object or data that the form was opened with: in a list, by position.
+    given: Sequence[StoreFile] = ()
+    # What the page named as existing files, and what of that the form was not opened with.
+    named: Sequence[str] = ()
+    _strangers: Sequence[str] = ()
+    is_settled = False
+    is_in_list = False
     # The token that came beside a new upload, and kept uploads that the visitor removed.
     _beaten: str | None = None
     _dropped: Sequence[KeptUpload] = ()
@@ -74,14 +81,6 @@ class BaseStoreField(SavingField, FileField):
     def files(self) -> list[StoreFile | FileStorage]:
         """What the field will hold if the form is valid: existing files that stay, and uploads."""
         raise NotImplementedError
-
-    @property
-    def _removed(self) -> frozenset[str]:
-        """What the visitor ticked for removal: paths of existing files, and ids of kept uploads."""
-        if self._ticked is None:
-            values = () if self._formdata is None else self._formdata.getlist(self.name + _CLEAR)
-            self._ticked = frozenset(value for value in values if isinstance(value, str))
-        return self._ticked
 
     @property
     def replaced(self) -> list[StoreFile]:
@@ -166,14 +165,34 @@ class BaseStoreField(SavingField, FileField):
     @property
     def _present(self) -> list[StoreFile]:
         """The existing files that stay."""
-        removed = self._removed if self._existing else frozenset()
-        return [file for file in self._existing if str(file) not in removed]
+        return [file for file in self._existing if str(file) not in self._removed]
 
     def process(self, formdata: Any, data: Any = unset_value, extra_filters: Any = None) -> None:
-        self._formdata, self._ticked, self._beaten, self._dropped = formdata, None, None, ()
+        self._beaten, self._dropped = None, ()
         self._kept = {}
-        self._is_lost = self._is_validated = self._is_saved = False
+        self._is_lost = self._is_validated = self._is_saved = self.is_settled = False
+        # At once: an entry of a list may have another name later.
+        self._removed = frozenset(_texts(formdata, self.name + _CLEAR))
+        self.named, self._strangers = _texts(formdata, self.name + existing.SUFFIX), ()
         super().process(formdata, data, extra_filters)
+
+    def post_process(self, formdata: Any = None) -> None:
+        super().post_process(formdata)
+        if self._form is not None and not self.is_settled:
+            existing.settle(self._form)
+
+    def settle(self, files: list[StoreFile] | None, strangers: list[str]) -> None:
+        """Have the existing files be those that the page named.
+
+        :param files: None for those that it has by itself.
+        :param strangers: What the page named and the form was not opened with.
+        """
+        self._strangers = strangers
+        if files is not None and files != self._existing:
+            self._existing = files
+            if not self.has_upload():
+                self._set_values(self._present)
+            self._note_raw()
 
     def process_formdata(self, valuelist: Sequence[Any]) -> None:
         uploads, tokens, has_text = [], [], False
@@ -190,6 +209,9 @@ class BaseStoreField(SavingField, FileField):
         sent = self._sent(uploads, tokens) if uploads or tokens else []
         if sent or self._existing:
             self._set_values(sent or _uploads_of(self._values()) or self._present)
+        self._note_raw()
+
+    def _note_raw(self) -> None:
         # What counts, for InputRequired and Optional; () as in Flask-WTF.
         self.raw_data = [_raw(value) for value in self._values()] or ()  # type: ignore[assignment]
 
@@ -203,8 +225,9 @@ class BaseStoreField(SavingField, FileField):
 
     def pre_validate(self, form: Any) -> None:
         uploads = self._leave_out_gone()
-        if self._is_lost:
-            message = gone(self)
+        if self._is_lost or self._strangers:
+            changed = "This record was changed meanwhile. Please open the form again."
+            message = gettext(self, changed) if self._strangers else gone(self)
             self.note_refusal(message, [])
             # The other uploads are judged all the same, or they could not be kept.
             raise ValidationError(message) if uploads else StopValidation(message)
@@ -329,7 +352,9 @@ class BaseStoreField(SavingField, FileField):
         return file
 
     def populate_obj(self, obj: object, name: str) -> None:
-        """Set an attribute to what a database keeps of the files; leave it alone if nothing was changed.
+        """Set an attribute to what a database keeps of the files, if it has anything else.
+
+        A form that was opened without a file and got none leaves the attribute alone.
 
         :raises StoreError: If there is an upload that is not saved, because the form was not found valid or its
             ``validate`` was not called on the form itself.
@@ -340,8 +365,17 @@ class BaseStoreField(SavingField, FileField):
                 f"the upload of field {self.name!r} is not saved: call form.validate() or form.validate_on_submit(), "
                 "and go on only if it returns True"
             )
-        if values != list(self._existing):
+        present = getattr(obj, name, None)
+        is_concerned = bool(values or self._existing or self.given)
+        if not is_concerned and self.is_in_list:
+            # A new entry may be put in the place of one that is gone, and must not inherit its file.
+            is_concerned = present != self.object_data
+        if is_concerned and not self._strangers and not self._is_same(present):
             setattr(obj, name, self._stored_value())
+
+    def _is_same(self, present: Any) -> bool:
+        """Return whether an attribute has these files, as texts or as ``StoreFile`` objects."""
+        raise NotImplementedError
 
     def _stored_value(self) -> Any:
         raise NotImplementedError
@@ -400,12 +434,13 @@ class StoreFileField(BaseStoreField):
 
     def process_data(self, value: object) -> None:
         if isinstance(value, FileStorage):
-            self._existing, self.data = [], _with_clean_name(value) if value else None
+            self._existing = self.given = []
+            self.data = _with_clean_name(value) if value else None
             # InputRequired and Optional ask for what was sent; without form data that is what was given here.
             self.raw_data = [self.data] if self.data is not None else None
         else:
             self.data = self._existing_file(value)
-            self._existing = self._values()
+            self._existing = self.given = self._values()
 
     def _sent(self, uploads: list[FileStorage], tokens: list[str]) -> list[FileStorage]:
         if not uploads:
@@ -418,6 +453,9 @@ class StoreFileField(BaseStoreField):
 
     def _set_values(self, values: Sequence[Any]) -> None:
         self.data = values[0] if values else None
+
+    def _is_same(self, present: Any) -> bool:
+        return str(present or "") == str(self.data or "")
 
     def _stored_value(self) -> str | None:
         return None if self.data is None else str(self.data)
@@ -456,7 +494,7 @@ class MultipleStoreFileField(BaseStoreField):
         values = [value] if is_one else list(value)
         uploads = [_with_clean_name(upload) for upload in _uploads_of(values) if upload]
         found = [self._existing_file(value) for value in values if not isinstance(value, FileStorage)]
-        self._existing = [file for file in found if file is not None]
+        self._existing = self.given = [file for file in found if file is not None]
         self.data = uploads or list(self._existing)
         if uploads:
             self.raw_data = uploads  # as for one file
@@ -470,8 +508,17 @@ class MultipleStoreFileField(BaseStoreField):
     def _set_values(self, values: Sequence[Any]) -> None:
         self.data = list(values)
 
+    def _is_same(self, present: Any) -> bool:
+        if not isinstance(present, Iterable) or isinstance(present, str | bytes):
+            return not present and not self.data
+        return [str(file) for file in present] == [str(file) for file in self._values()]
+
     def _stored_value(self) -> list[str]:
         return [str(file) for file in self.data]
+
+
+def _texts(formdata: Any, name: str) -> list[str]:
+    return [] if formdata is None else [value for value in formdata.getlist(name) if isinstance(value, str)]
 
 
 def _raw(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jinja2.filters import do_filesizeformat
@@ -11,6 +11,7 @@ from wtforms.fields import Field
 from wtforms.widgets import FileInput, html_params
 
 from ..files import StoreFile
+from .existing import SUFFIX
 from .saving import SavingField
 from .translation import gettext
 
@@ -31,6 +32,7 @@ class StoreFileInput(FileInput):
             return super().__call__(field, **kwargs)
         store_field: BaseStoreField = field  # type: ignore[assignment]
         place = {name: kwargs[name] for name in ("form", "disabled") if kwargs.get(name)}
+        unseen = [_name_existing(store_field, path, place) for path in _unseen(store_field)]
         shown = [
             *(_existing(store_field, file, place) for file in store_field._shown_files),
             *(_kept(store_field, upload, place) for upload in store_field._kept_uploads()),
@@ -42,7 +44,19 @@ class StoreFileInput(FileInput):
         for name, value in _rules(field):
             kwargs.setdefault(name, value)
         file_input = super().__call__(field, data_store_file=True, **kwargs)
-        return Markup(" ").join([*shown, file_input]) if shown else file_input
+        return Markup(" ").join([*shown, *unseen, file_input])
+
+
+def _unseen(field: BaseStoreField) -> Sequence[str]:
+    """Return what a field names beside the files that it shows."""
+    if field._strangers:
+        return field._strangers  # so that the form is refused until it is opened again
+    # An entry of a list names that it has none: by its position it would get that of another one.
+    return [""] if field.is_in_list and not field._shown_files else []
+
+
+def _name_existing(field: BaseStoreField, path: str, place: dict[str, Any]) -> Markup:
+    return Markup("<input {}>").format(html_params(type="hidden", name=field.name + SUFFIX, value=path, **place))
 
 
 def _rules(field: Field) -> Iterator[tuple[str, str]]:
@@ -64,7 +78,7 @@ def _existing(field: BaseStoreField, file: StoreFile, place: dict[str, Any]) -> 
         shown = Markup('<a class="store-file" href="{}">{}</a>').format(file.absolute_url(), file.filename)
     if field.multiple or not field.flags.required:
         shown += _checkbox(field, str(file), file.filename, place)
-    return _line("store-file-existing", shown)
+    return _line("store-file-existing", _name_existing(field, str(file), place) + shown)
 
 
 def _kept(field: BaseStoreField, upload: KeptUpload, place: dict[str, Any]) -> Markup:

@@ -103,6 +103,7 @@ class TestWithAnExistingFile:
 
         assert PhotoForm(obj=row).photo() == (
             '<span class="store-file-existing d-block text-break">'
+            '<input name="photo-existing" type="hidden" value="photos/sea.jpg">'
             '<a class="store-file" href="/uploads/photos/sea.jpg">sea.jpg</a><br></span> '
             '<input accept=".jpg,.png" data-accept-message="Only these types of files are allowed: jpg, png." '
             'data-store-file id="photo" name="photo" type="file">'
@@ -119,6 +120,7 @@ class TestWithAnExistingFile:
 
         assert html.startswith(
             '<span class="store-file-existing d-block text-break">'
+            f'<input name="photo-existing" type="hidden" value="{saved}">'
             f'<span class="store-file">{saved.filename}</span><br></span> <input '
         )
 
@@ -205,6 +207,7 @@ class TestWithAKeptFile:
         ]
         assert shown == [
             "store-file-existing",
+            "hidden",
             "store-file-kept",
             "hidden",
             "checkbox",
@@ -411,7 +414,9 @@ def test_a_form_with_everything_in_it_is_well_formed_and_no_id_is_there_twice(po
     ids = [found["id"] for _, found in elements.found if "id" in found]
     assert len(ids) == len(set(ids)) == len(fields) == 9
     assert [found["for"] for found in elements.of("label") if "for" in found] == ids
-    assert len(elements.of("input", type="hidden")) == 9
+    named = [found for found in elements.of("input", type="hidden") if found["name"].endswith("-existing")]
+    assert [found["value"] for found in named].count("") == 1  # the list has one file, and two entries
+    assert len(elements.of("input", type="hidden")) == 9 + len(named) == 9 + 11 + 1
     assert len(elements.of_class("store-file-existing")) == 11
 
 
@@ -427,7 +432,7 @@ def test_what_puts_the_input_elsewhere_or_out_of_use_counts_for_all_inputs(post,
         inputs = Elements(form.photo(**attribute)).of("input")
 
     [name] = attribute
-    assert [found["type"] for found in inputs] == ["checkbox", "hidden", "checkbox", "file"]
+    assert [found["type"] for found in inputs] == ["hidden", "checkbox", "hidden", "checkbox", "file"]
     assert all(name in found for found in inputs)
 
 

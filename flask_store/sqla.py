@@ -31,6 +31,10 @@ class StoreFileType(TypeDecorator[StoreFile]):
     def __init__(self, length: int = 1024) -> None:
         super().__init__(length)
 
+    @property
+    def python_type(self) -> type[StoreFile]:
+        return StoreFile
+
     def process_bind_param(self, value: StoreFile | str | None, dialect: Dialect) -> str | None:
         if value is None or value == "":
             return None

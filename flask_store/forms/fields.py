@@ -371,13 +371,13 @@ class BaseStoreField(SavingField, FileField):
             # A new entry may be put in the place of one that is gone, and must not inherit its file.
             is_concerned = present != self.object_data
         if is_concerned and not self._strangers and not self._is_same(present):
-            setattr(obj, name, self._stored_value())
+            setattr(obj, name, self._stored_value(_takes_store_files(obj, name)))
 
     def _is_same(self, present: Any) -> bool:
         """Return whether an attribute has these files, as texts or as ``StoreFile`` objects."""
         raise NotImplementedError
 
-    def _stored_value(self) -> Any:
+    def _stored_value(self, as_file: bool) -> Any:
         raise NotImplementedError
 
     def _existing_file(self, value: object) -> StoreFile | None:
@@ -457,8 +457,9 @@ class StoreFileField(BaseStoreField):
     def _is_same(self, present: Any) -> bool:
         return str(present or "") == str(self.data or "")
 
-    def _stored_value(self) -> str | None:
-        return None if self.data is None else str(self.data)
+    def _stored_value(self, as_file: bool) -> StoreFile | str | None:
+        file: StoreFile | None = self.data
+        return file if file is None or as_file else str(file)
 
 
 class MultipleStoreFileField(BaseStoreField):
@@ -513,7 +514,7 @@ class MultipleStoreFileField(BaseStoreField):
             return not present and not self.data
         return [str(file) for file in present] == [str(file) for file in self._values()]
 
-    def _stored_value(self) -> list[str]:
+    def _stored_value(self, as_file: bool) -> list[str]:
         return [str(file) for file in self.data]
 
 
@@ -523,6 +524,14 @@ def _texts(formdata: Any, name: str) -> list[str]:
 
 def _raw(value: Any) -> Any:
     return value.kept.token if isinstance(value, KeptFile) else value
+
+
+def _takes_store_files(obj: object, name: str) -> bool:
+    """Return whether an attribute is a column of stored files, such as one of ``StoreFileType``."""
+    try:
+        return getattr(type(obj), name).type.python_type is StoreFile
+    except (AttributeError, NotImplementedError):  # SQLAlchemy's word for a type that names none
+        return False
 
 
 def _uploads_of(values: Iterable[Any] | None) -> list[FileStorage]:

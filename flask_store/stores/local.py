@@ -298,11 +298,13 @@ class LocalStore(BaseStore):
                     os.unlink(made.path)
 
     def _forget_kept(self, made: _MadeFile | None, source: str, path: str | None, hold: IO[bytes]) -> None:
-        self._leave_kept(made, hold)
-        with self._logged_errors(source), contextlib.suppress(FileNotFoundError):
-            if path is not None and not os.path.exists(path):
-                link(source, path)  # another request, where there are no locks, has taken it back
-            os.unlink(source)
+        try:
+            with self._logged_errors(source), contextlib.suppress(FileNotFoundError):
+                if path is not None and not os.path.exists(path):
+                    link(source, path)  # another request, where there are no locks, has taken it back
+                os.unlink(source)
+        finally:
+            self._leave_kept(made, hold)  # not before: another request would find it, and hold it
 
     def _leave_kept(self, made: _MadeFile | None, hold: IO[bytes]) -> None:
         hold.close()

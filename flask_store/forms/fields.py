@@ -414,9 +414,36 @@ class StoreFileField(BaseStoreField):
 
     :param destination: Directory below the root of the store, or a function that gets the field's form when the
         upload is saved and returns one.
+    :param default_file: A file, or its relative path, that is shown where there is none, such as a picture that all
+        users share. It is never ``data``, ``existing`` or ``replaced``, and a record that names it has no file.
     """
 
     multiple = False
+
+    # The default file, once its path is known to be good.
+    _shared: StoreFile | None = None
+
+    def __init__(
+        self,
+        label: str | None = None,
+        validators: list[Any] | tuple[Any, ...] | None = None,
+        *,
+        default_file: StoreFile | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(label, validators, **kwargs)
+        self._default_file = default_file
+
+    @property
+    def default_file(self) -> StoreFile | None:
+        """The file that is shown where there is none, or None."""
+        shared = self._default_file
+        return StoreFile.from_path(shared) if isinstance(shared, str) else shared
+
+    def process(self, formdata: Any, data: Any = unset_value, extra_filters: Any = None) -> None:
+        # A path that is not safe raises here; WTForms takes a ValueError of what follows for the visitor's mistake.
+        self._shared = self.default_file
+        super().process(formdata, data, extra_filters)
 
     @property
     def existing(self) -> StoreFile | None:
@@ -439,7 +466,8 @@ class StoreFileField(BaseStoreField):
             # InputRequired and Optional ask for what was sent; without form data that is what was given here.
             self.raw_data = [self.data] if self.data is not None else None
         else:
-            self.data = self._existing_file(value)
+            file = self._existing_file(value)
+            self.data = None if file == self._shared else file
             self._existing = self.given = self._values()
 
     def _sent(self, uploads: list[FileStorage], tokens: list[str]) -> list[FileStorage]:

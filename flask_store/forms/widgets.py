@@ -44,7 +44,14 @@ class StoreFileInput(FileInput):
         for name, value in _rules(field):
             kwargs.setdefault(name, value)
         file_input = super().__call__(field, data_store_file=True, **kwargs)
+        if not shown:
+            unseen += [_line("store-file-default", _link(file)) for file in _default(store_field)]
         return Markup(" ").join([*shown, *unseen, file_input])
+
+
+def _default(field: BaseStoreField) -> list[StoreFile]:
+    file: StoreFile | None = getattr(field, "default_file", None)
+    return [] if file is None else [file]
 
 
 def _unseen(field: BaseStoreField) -> Sequence[str]:
@@ -72,13 +79,16 @@ def _rules(field: Field) -> Iterator[tuple[str, str]]:
 
 
 def _existing(field: BaseStoreField, file: StoreFile, place: dict[str, Any]) -> Markup:
-    if file.pending:
-        shown = Markup('<span class="store-file">{}</span>').format(file.filename)
-    else:
-        shown = Markup('<a class="store-file" href="{}">{}</a>').format(file.absolute_url(), file.filename)
+    shown = _link(file)
     if field.multiple or not field.flags.required:
         shown += _checkbox(field, str(file), file.filename, place)
     return _line("store-file-existing", _name_existing(field, str(file), place) + shown)
+
+
+def _link(file: StoreFile) -> Markup:
+    if file.pending:
+        return Markup('<span class="store-file">{}</span>').format(file.filename)
+    return Markup('<a class="store-file" href="{}">{}</a>').format(file.absolute_url(), file.filename)
 
 
 def _kept(field: BaseStoreField, upload: KeptUpload, place: dict[str, Any]) -> Markup:

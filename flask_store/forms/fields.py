@@ -50,6 +50,8 @@ class BaseStoreField(SavingField, FileField):
     _strangers: Sequence[str] = ()
     is_settled = False
     is_in_list = False
+    # Whether the files of an entry of a list are as the page has them, not by position.
+    _is_named = False
     # The token that came beside a new upload, and kept uploads that the visitor removed.
     _beaten: str | None = None
     _dropped: Sequence[KeptUpload] = ()
@@ -170,7 +172,7 @@ class BaseStoreField(SavingField, FileField):
     def process(self, formdata: Any, data: Any = unset_value, extra_filters: Any = None) -> None:
         self._beaten, self._dropped = None, ()
         self._kept = {}
-        self._is_lost = self._is_validated = self._is_saved = self.is_settled = False
+        self._is_lost = self._is_validated = self._is_saved = self.is_settled = self._is_named = False
         # At once: an entry of a list may have another name later.
         self._removed = frozenset(_texts(formdata, self.name + _CLEAR))
         self.named, self._strangers = _texts(formdata, self.name + existing.SUFFIX), ()
@@ -188,6 +190,7 @@ class BaseStoreField(SavingField, FileField):
         :param strangers: What the page named and the form was not opened with.
         """
         self._strangers = strangers
+        self._is_named = files is not None
         if files is not None and files != self._existing:
             self._existing = files
             if not self.has_upload():
@@ -367,7 +370,7 @@ class BaseStoreField(SavingField, FileField):
             )
         present = getattr(obj, name, None)
         is_concerned = bool(values or self._existing or self.given)
-        if not is_concerned and self.is_in_list:
+        if not is_concerned and self._is_named:
             # A new entry may be put in the place of one that is gone, and must not inherit its file.
             is_concerned = present != self.object_data
         if is_concerned and not self._strangers and not self._is_same(present):

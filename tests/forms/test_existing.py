@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from html.parser import HTMLParser
 from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
-from flask import request
+from flask import render_template_string, request
 from flask_wtf import FlaskForm
+from playwright.sync_api import expect
+from werkzeug.serving import make_server
 from wtforms import FieldList, Form, FormField, StringField
 from wtforms.validators import DataRequired
 
@@ -406,3 +409,80 @@ class TestAtAnyDepth:
 
         assert site.valid, site.form.errors
         assert existing(site.form) == ["photos/a.png", "photos/b.png"]
+
+
+PAGE = """<!doctype html><title>{{ title }}</title><form method="post" enctype="multipart/form-data">
+{% for row in form.rows %}<fieldset>{{ row.form.title() }} {{ row.form.photo() }}</fieldset>{% endfor %}
+<button>Save</button></form>"""
+
+# As htmx 2 does: what a browser sends, apart from file inputs in which nothing was chosen.
+SEND_WITHOUT_EMPTY_FILES = """async (form) => {
+  const data = new FormData(form);
+  for (const [name, value] of Array.from(data)) if (value instanceof File && !value.name) data.delete(name);
+  return (await fetch("", { method: "POST", body: data })).status;
+}"""
+
+
+@pytest.fixture
+def album_site(make_app):
+    """An album of three rows at a real server's URL."""
+    app = make_app(WTF_CSRF_ENABLED=False)
+    album = SimpleNamespace(rows=rows_of("a", "b", "c"), replaced=None)
+
+    @app.route("/", methods=["GET", "POST"])
+    def edit():
+        form = Rows(obj=album)
+        title = "Edit"
+        if form.validate_on_submit():
+            form.populate_obj(album)
+            title, album.replaced = "Saved", [str(file) for row in form.rows for file in row.form.photo.replaced]
+        return render_template_string(PAGE, form=form, title=title)
+
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield album, f"http://127.0.0.1:{server.port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def page(browser, album_site):
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(album_site[1])
+    yield page
+    context.close()
+
+
+@pytest.mark.browser
+def test_a_browser_that_removes_a_row_and_fails_saves_each_row_with_its_own_file(page, album_site):
+    album, _ = album_site
+    page.locator("fieldset").nth(1).evaluate("row => row.remove()")
+    page.locator("[name=rows-2-title]").evaluate("input => { input.required = false; input.value = '' }")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("[name=rows-1-title]")).to_have_value("")
+    expect(page.locator("fieldset")).to_have_count(2)
+    page.locator("[name=rows-1-title]").fill("C")
+    new = {"name": "new.png", "mimeType": "image/png", "buffer": b"new"}
+    page.locator("[name=rows-1-photo]").set_input_files(new)
+    page.get_by_role("button", name="Save").click()
+    expect(page).to_have_title("Saved")
+
+    assert [(row.title, row.photo) for row in album.rows] == [("A", "photos/a.png"), ("C", "photos/new.png")]
+    assert album.replaced == ["photos/c.png"]
+
+
+@pytest.mark.browser
+def test_a_script_that_sends_no_empty_files_removes_none(page, album_site):
+    album, _ = album_site
+    page.locator("[name=rows-0-title]").fill("First")
+    assert page.locator("form").evaluate(SEND_WITHOUT_EMPTY_FILES) == 200
+
+    assert album.replaced == []
+    assert [(row.title, row.photo) for row in album.rows] == [
+        ("First", "photos/a.png"),
+        ("B", "photos/b.png"),
+        ("C", "photos/c.png"),
+    ]

@@ -183,6 +183,23 @@ class TestARecord:
         assert isinstance(saved.photo, StoreFile)
         assert album.rows == [saved]
 
+    def test_of_a_list_keeps_what_a_form_opened_without_it_knows_nothing_of(self, post):
+        class Row(Form):
+            title = StringField()
+            photo = StoreFileField()
+
+        class Album(FlaskForm):
+            rows = FieldList(FormField(Row))
+            more = FieldList(StoreFileField())
+
+        rows = [SimpleNamespace(title="", photo="a.jpg"), SimpleNamespace(title="", photo="b.jpg")]
+        album = SimpleNamespace(rows=list(rows), more=["c.jpg"])
+        sent = {"rows-0-title": "A", "rows-1-photo": (b"", ""), "rows-0-photo-existing": "a.jpg", "more-0": (b"", "")}
+        fill(post, Album, sent, into=album)
+
+        assert [(row.title, row.photo) for row in rows] == [("A", "a.jpg"), (None, "b.jpg")]
+        assert album.more == ["c.jpg"]
+
     def test_of_a_list_keeps_what_is_no_file(self, post):
         class Row(Form):
             photo = StoreFileField()

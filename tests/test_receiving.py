@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 from flask import Flask, Request, request
+from flask_wtf import FlaskForm
 from open_files import open_files
 from werkzeug.datastructures import FileStorage
 from werkzeug.formparser import FormDataParser
 from werkzeug.test import EnvironBuilder
+from wtforms import StringField
 
 from flask_store import Provider, ServiceError, Store
+from flask_store.forms import ContentType, FileRequired, StoreFileField
 from flask_store.receiving import MAX_FILES, MEMORY_SIZE, ReceivedFile, ReceivingRequest
 from flask_store.stores import BaseStore
 from flask_store.stores.local import LocalStore
@@ -331,6 +334,64 @@ def test_an_upload_that_the_disk_of_the_store_cannot_take_goes_on_elsewhere(smal
     Path(root, "other").unlink()
     assert content == bytes(free - 1) + b"elsewhere " * 1000
     assert shutil.disk_usage(root).free == free
+
+
+@pytest.fixture
+def post_to_full_machine(small_disk, monkeypatch):
+    """Return a function that posts to an application whose store and temporary files share a disk, nearly full."""
+    root = Path(small_disk.config["STORE_PATH"])
+    (root / "tmp").mkdir()
+    (root / "other").write_bytes(bytes(shutil.disk_usage(root).free - len(LARGE)))
+
+    def post_to(data):
+        environ = EnvironBuilder(method="POST", data=data).get_environ()  # which may need a temporary file
+        with environ["wsgi.input"], monkeypatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(root / "tmp"))
+            return small_disk.test_client().open(environ)
+
+    return post_to
+
+
+def test_a_view_that_leaves_the_file_alone_does_not_notice_a_full_machine(small_disk, post_to_full_machine, caplog):
+    @small_disk.post("/")
+    def view():
+        return request.form["title"]
+
+    free = shutil.disk_usage(small_disk.config["STORE_PATH"]).free
+
+    answer = post_to_full_machine({"file": (io.BytesIO(LARGE * 4), "a.bin"), "title": "a title"})
+
+    assert (answer.status_code, answer.text) == (200, "a title")
+    assert "no place on this machine can take it" in caplog.text
+    assert shutil.disk_usage(small_disk.config["STORE_PATH"]).free == free
+
+
+def test_a_lost_upload_is_an_error_of_its_field_alone(small_disk, post_to_full_machine):
+    class Form(FlaskForm):
+        title = StringField()
+        lost = StoreFileField(validators=[FileRequired(), ContentType(["image/*"])])
+        small = StoreFileField(validators=[FileRequired()])
+
+    @small_disk.post("/")
+    def view():
+        form = Form()
+        return {"valid": form.validate_on_submit(), "errors": form.errors, "small": str(form.small.data.filename)}
+
+    data = {"title": "a title", "lost": (io.BytesIO(LARGE * 4), "a.png"), "small": (io.BytesIO(b"text"), "a.txt")}
+    answer = post_to_full_machine(data)
+
+    message = "The file could not be stored. Please try again later."
+    assert answer.json == {"valid": False, "errors": {"lost": [message]}, "small": "a.txt"}
+
+
+def test_a_lost_upload_is_not_stored_without_a_form_either(small_disk, post_to_full_machine):
+    @small_disk.post("/")
+    def view():
+        with pytest.raises(ServiceError, match="the bytes of the upload are lost"):
+            Provider().save(request.files["file"])
+        return {"files": [str(file) for file in Provider().list()]}
+
+    assert post_to_full_machine({"file": (io.BytesIO(LARGE * 4), "a.bin")}).json == {"files": ["other"]}
 
 
 def post_file(app, content, **fields):

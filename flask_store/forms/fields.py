@@ -228,9 +228,11 @@ class BaseStoreField(SavingField, FileField):
 
     def pre_validate(self, form: Any) -> None:
         uploads = self._leave_out_gone()
+        self._check_received(uploads)
         if self._is_lost or self._strangers:
-            changed = "This record was changed meanwhile. Please open the form again."
-            message = gettext(self, changed) if self._strangers else gone(self)
+            message = gone(self)
+            if self._strangers:
+                message = gettext(self, "This record was changed meanwhile. Please open the form again.")
             self.note_refusal(message, [])
             # The other uploads are judged all the same, or they could not be kept.
             raise ValidationError(message) if uploads else StopValidation(message)
@@ -238,6 +240,14 @@ class BaseStoreField(SavingField, FileField):
             message = gettext(self, "Choose a new file or remove the present one, not both.")
             self.note_refusal(message, [])
             raise ValidationError(message)
+
+    def _check_received(self, uploads: list[FileStorage]) -> None:
+        """Refuse uploads whose bytes found no place on this machine; no validator can read them."""
+        lost = [upload for upload in uploads if getattr(upload.stream, "error", None) is not None]
+        if lost:
+            message = gettext(self, "The file could not be stored. Please try again later.")
+            self.note_refusal(message, lost)
+            raise StopValidation(message)
 
     def _leave_out_gone(self) -> list[FileStorage]:
         """Return the uploads, without those that were kept and are there no more."""

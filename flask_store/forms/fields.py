@@ -378,12 +378,13 @@ class BaseStoreField(SavingField, FileField):
                 f"the upload of field {self.name!r} is not saved: call form.validate() or form.validate_on_submit(), "
                 "and go on only if it returns True"
             )
+        has_files = bool(values or self._existing or self.given)
+        if self._strangers or not (has_files or self._is_named):
+            return
         present = getattr(obj, name, None)
-        is_concerned = bool(values or self._existing or self.given)
-        if not is_concerned and self._is_named:
-            # A new entry may be put in the place of one that is gone, and must not inherit its file.
-            is_concerned = present != self.object_data
-        if is_concerned and not self._strangers and not self._is_same(present):
+        # A new entry of a list may be put in the place of one that is gone, and must not inherit its file.
+        is_its_own = has_files or present != self.object_data
+        if is_its_own and not self._is_same(present):
             setattr(obj, name, self._stored_value(_takes_store_files(obj, name)))
 
     def _is_same(self, present: Any) -> bool:

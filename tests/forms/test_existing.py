@@ -268,6 +268,7 @@ class TestTheReferenceOfAPage:
         assert site.form.errors == {"photo": [CHANGED]}
         assert site.form.photo.existing.filename == "b.png"
         assert page.named("photo") == ["photos/b.png", "photos/a.png"]
+        assert [value[:5] for name, value in page.pairs if name == "photo"] == ["kept."]
 
     def test_is_nothing_where_the_form_was_opened_without_a_file(self, site):
         site = site(Rows)
@@ -409,6 +410,50 @@ class TestAtAnyDepth:
 
         assert site.valid, site.form.errors
         assert existing(site.form) == ["photos/a.png", "photos/b.png"]
+
+    def test_with_data_that_can_be_read_once_another_number_is_refused_and_nobodys_file_is_taken(self, site):
+        site = site(Rows, lambda: SimpleNamespace(rows=iter(rows_of("a", "b", "c"))))
+        page = site.page.remove("rows-1").set("rows-2-title", "").send()
+        page.set("rows-1-title", "C").send()
+
+        assert site.form.errors == {"rows": [{}, {"photo": [CHANGED]}]}
+        assert existing(site.form) == ["photos/a.png", None]
+
+    def test_in_nested_forms_with_their_own_csrf_token_and_in_a_form_with_a_prefix(self, app, post):
+        class Nested(FlaskForm):
+            photo = StoreFileField()
+
+        class Album(FlaskForm):
+            rows = FieldList(FormField(Nested))
+
+        with post({"my-rows-0-photo-existing": "photos/b.png"}):
+            form = Album(obj=SimpleNamespace(rows=rows_of("a", "b")), prefix="my-")
+            assert existing(form) == ["photos/b.png"]
+
+    def test_in_an_entry_that_is_added_after_the_form_was_sent(self, app, post):
+        with post({"title": "A", "photos-0-existing": "photos/b.png"}):
+            form = Photos(obj=SimpleNamespace(title="", photos=["photos/a.png", "photos/b.png"]))
+            form.photos.append_entry("photos/c.png")
+            form.photos.insert_entry(0, "photos/d.png")
+            names = [str(entry.existing) for entry in form.photos]
+            html = [entry() for entry in form.photos]
+
+        assert names == ["photos/d.png", "photos/b.png", "photos/c.png"]
+        assert all(f'name="photos-{i}-existing" type="hidden"' in html[i] for i in range(3))
+
+
+@pytest.mark.parametrize("attribute", [{"form": "other"}, {"disabled": True}])
+@pytest.mark.parametrize("sent", ["", "photos/else.png"])
+def test_an_input_that_names_no_file_or_a_strange_one_is_where_the_file_input_is(post, attribute, sent):
+    with post({"photos-0-existing": sent}):
+        form = Photos(obj=SimpleNamespace(title="", photos=["photos/a.png"]))
+        html = form.photos[0](**attribute)
+
+    tags = [tag for tag in html.split("<") if tag.startswith("input")]
+    [name] = attribute
+    assert len(tags) == 2
+    assert all(f" {name}" in tag for tag in tags)
+    assert f'value="{sent}"' in tags[0]
 
 
 PAGE = """<!doctype html><title>{{ title }}</title><form method="post" enctype="multipart/form-data">

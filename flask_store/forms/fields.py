@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -571,7 +572,8 @@ def _raw(value: Any) -> Any:
 def _takes_store_files(obj: object, name: str) -> bool:
     """Return whether an attribute is a column of stored files, such as one of ``StoreFileType``."""
     try:
-        return getattr(type(obj), name).type.python_type is StoreFile
+        # A hybrid property of SQLAlchemy runs the developer's code when its class is asked for it.
+        return inspect.getattr_static(type(obj), name).type.python_type is StoreFile
     except (AttributeError, NotImplementedError):  # SQLAlchemy's word for a type that names none
         return False
 

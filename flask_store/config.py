@@ -90,7 +90,7 @@ def _mode(owner_needs: int, example: str) -> Callable[[object], int]:
 
 
 def _domain(value: object) -> str:
-    if value is None:
+    if value is None or value == "":
         return ""
     if not isinstance(value, str) or not re.fullmatch(r"(?:https?:)?//[^/?#\s\\]+(?:/[^?#\s\\]*)?", value):
         raise ValueError("None or the start of a URL, such as https://files.example.com")

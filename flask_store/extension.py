@@ -69,7 +69,7 @@ class Store:
         """
         dotted_name = Settings(app).provider
         provider = import_string(dotted_name)
-        if not (isinstance(provider, type) and issubclass(provider, BaseStore)):
+        if not (isinstance(provider, type) and issubclass(provider, BaseStore)) or provider is BaseStore:
             raise NotConfiguredError(
                 f"STORE_PROVIDER must name a subclass of flask_store.stores.BaseStore, not {dotted_name!r}"
             )

@@ -91,11 +91,19 @@ def _tell_location(response: Response) -> Response:
         return response
     if response.status_code not in _REDIRECTS or not location:
         return response
+    try:
+        target = iri_to_uri(location)
+        scheme = urlsplit(location).scheme
+    except ValueError:  # no URL, such as http://[x/, which often comes from the request itself
+        del response.headers["Location"]
+        response.set_data(b"")
+        response.status_code = 400
+        return response
     # To javascript: no browser follows a redirect, and no script may.
-    if urlsplit(location).scheme not in ("", "http", "https"):
+    if scheme not in ("", "http", "https"):
         return response
     response.set_data(b"")
     response.status_code = 204
     del response.headers["Location"], response.headers["Content-Type"]
-    response.headers[LOCATION_HEADER] = iri_to_uri(location)
+    response.headers[LOCATION_HEADER] = target
     return response

@@ -10,7 +10,8 @@ from blinker import Namespace
 
 _signals = Namespace()
 
-#: A store's ``save`` has returned a file. It may still be on its way, and a transaction may still take it back.
+#: A store has saved a file. It may still be on its way, and may yet be rolled back. A receiver that raises undoes the
+#: save; its error goes to the caller.
 file_saved = _signals.signal("file-saved")
 
 #: A file that was saved in the background has arrived.

@@ -121,6 +121,12 @@ def test_a_path_may_be_a_path_object(make_app, tmp_path, upload):
     assert Path(saved.absolute_path()) == tmp_path / "elsewhere" / "photo.jpg"
 
 
+def test_an_empty_domain_is_none(make_app):
+    """The environment has no other way to say so that its users try."""
+    with make_app(STORE_DOMAIN="").app_context():
+        assert StoreFile("a.jpg").absolute_url() == "/uploads/a.jpg"
+
+
 def test_a_setting_is_read_when_it_is_used(app):
     file = StoreFile("a.jpg")
     app.config["STORE_DOMAIN"] = "https://cdn.example.com/"

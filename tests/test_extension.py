@@ -137,7 +137,15 @@ def test_a_provider_that_cannot_be_imported_is_an_import_error(make_app):
         make_app(STORE_PROVIDER="no_such_module.Store")
 
 
-@pytest.mark.parametrize("provider", ["os.path", "builtins.dict", "flask_store.stores.base.guess_content_type"])
+@pytest.mark.parametrize(
+    "provider",
+    [
+        "os.path",
+        "builtins.dict",
+        "flask_store.stores.base.guess_content_type",
+        "flask_store.stores.BaseStore",
+    ],
+)
 def test_a_provider_that_is_no_store_is_refused(make_app, provider):
     with pytest.raises(NotConfiguredError, match="STORE_PROVIDER"):
         make_app(STORE_PROVIDER=provider)

@@ -19,6 +19,7 @@ from ..exceptions import NotFoundError, StoreError
 from ..files import StoreFile
 from . import content, translation
 from .keeping import KeptFile
+from .saving import SavingField
 
 
 class FileRequired:
@@ -32,6 +33,7 @@ class FileRequired:
         self.field_flags = {"required": True}
 
     def __call__(self, form: BaseForm, field: Field) -> None:
+        _refuse_text(field)
         if not _files(field):
             message = self.message or translation.gettext(field, "This field is required.")
             _note_refusal(field, message, [])
@@ -126,6 +128,7 @@ class TotalSize:
         self.message = message
 
     def __call__(self, form: BaseForm, field: Field) -> None:
+        _refuse_text(field)
         files = _files(field)
         total = sum(_measure(file) for file in files if isinstance(file, FileStorage))
         if not any(isinstance(file, FileStorage) for file in files):
@@ -174,6 +177,7 @@ class FileCount:
         self.message = message
 
     def __call__(self, form: BaseForm, field: Field) -> None:
+        _refuse_text(field)
         count = len(_files(field))
         if count < self.min:
             message = self._too_few(field)
@@ -382,6 +386,7 @@ def _judge_each(
     field: Field, judge: Callable[[FileStorage], str | None], error: type[Exception] = ValidationError
 ) -> None:
     """Refuse the uploads for which ``judge`` returns a message; every one is judged, so that good ones are known."""
+    _refuse_text(field)
     refused: dict[str, list[FileStorage]] = {}
     for upload in _uploads(field):
         if message := judge(upload):
@@ -393,6 +398,14 @@ def _judge_each(
     text = " ".join(_with_names(field, message, uploads) for message, uploads in refused.items())
     _note_refusal(field, text, [upload for uploads in refused.values() for upload in uploads])
     raise error(text)
+
+
+def _refuse_text(field: Field) -> None:
+    """Refuse the text that a form without ``enctype`` sends for a file. A field of this package leaves it out."""
+    if isinstance(field, SavingField):
+        return
+    if any(isinstance(value, str) and value for value in field.raw_data or ()):
+        raise StopValidation(translation.gettext(field, "Only the name of the file has arrived, not the file."))
 
 
 def _with_names(field: Field, message: str, uploads: list[FileStorage]) -> str:

@@ -373,9 +373,12 @@ def _recorded(save: Callable[..., StoreFile]) -> Callable[..., StoreFile]:
             saved = save(self, *args, **kwargs)
         finally:
             _saving.reset(token)
-        transaction.record(self, saved)
-        if is_outermost:
-            signals.file_saved.send(self.app, file=saved)
+        if is_outermost and signals.file_saved.receivers:
+            with transaction.transaction():  # a receiver that raises undoes the save
+                transaction.record(self, saved)
+                signals.file_saved.send(self.app, file=saved)
+        else:
+            transaction.record(self, saved)
         return saved
 
     recorded.is_recorded = True  # type: ignore[attr-defined]

@@ -229,13 +229,14 @@ class LocalStore(BaseStore):
                 raise
         file = StoreFile.of(self, os.path.basename(path))
         was_renamed = not os.path.exists(source)  # a file system without second names
-        transaction.on_end(
-            file,
-            undo=functools.partial(self._move_back, made, source, was_renamed, hold),
-            finish=functools.partial(self._forget_kept, made, source, None if is_sure else path, hold),
-            leave=functools.partial(self._leave_kept, made, hold),
-        )
-        signals.file_saved.send(self.app, file=file)
+        with transaction.transaction():  # a receiver that raises undoes the move
+            transaction.on_end(
+                file,
+                undo=functools.partial(self._move_back, made, source, was_renamed, hold),
+                finish=functools.partial(self._forget_kept, made, source, None if is_sure else path, hold),
+                leave=functools.partial(self._leave_kept, made, hold),
+            )
+            signals.file_saved.send(self.app, file=file)
         return file
 
     def _move(self, source: str, hold: IO[bytes], path: str, id: str) -> tuple[str, bool]:

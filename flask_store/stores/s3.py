@@ -347,11 +347,12 @@ class S3Store(BaseStore):
                 raise
         file = StoreFile.of(self, name)
         forget_kept = functools.partial(self._settle, id, self._forget_kept, name)
-        if owner is None:
-            transaction.on_end(file, functools.partial(self._settle, id, self._take_back, name), forget_kept)
-        else:
-            transaction.on_commit(forget_kept, file)
-        signals.file_saved.send(self.app, file=file)
+        with transaction.transaction():  # a receiver that raises undoes the move
+            if owner is None:
+                transaction.on_end(file, functools.partial(self._settle, id, self._take_back, name), forget_kept)
+            else:
+                transaction.on_commit(forget_kept, file)
+            signals.file_saved.send(self.app, file=file)
         return file
 
     def _copy_kept(self, id: str, name: str, source: str | None = None) -> None:

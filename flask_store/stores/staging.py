@@ -258,9 +258,15 @@ def make_directories(directory: Path, mode: int, fsync: bool = False) -> None:
     :param fsync: Whether to bring each to the disk.
     :raises FileExistsError: If something that is no directory is in the way; it is the ``filename`` of the error.
     """
-    if directory.is_dir():
-        return
-    make_directories(directory.parent, mode, fsync)
+    missing = []
+    while not directory.is_dir():
+        missing.append(directory)
+        directory = directory.parent
+    for directory in reversed(missing):
+        _make_directory(directory, mode, fsync)
+
+
+def _make_directory(directory: Path, mode: int, fsync: bool) -> None:
     try:
         directory.mkdir(mode)
     except FileExistsError:

@@ -476,6 +476,14 @@ def test_a_redirect_that_no_browser_follows_is_not_told(ask, to):
     assert "X-Store-Location" not in response.headers
 
 
+@pytest.mark.parametrize("to", ["http://[x/", "//[x", "http://[::1/"])
+def test_a_redirect_to_what_is_no_url_is_a_bad_request(ask, to):
+    response = ask(to)
+
+    assert response.status_code == 400
+    assert "X-Store-Location" not in response.headers
+
+
 @pytest.mark.parametrize("code", [307, 308])
 def test_a_redirect_of_the_whole_request_stays(ask, code):
     assert (ask("/photos", code).status_code, ask("/photos", code).headers["Location"]) == (code, "/photos")

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import stat
+import subprocess
 import tempfile
 
 import pytest
@@ -326,3 +327,15 @@ class TestNamingOfASubclass:
             Careless().save(upload(filename="../photo.jpg"))
 
         assert not root.exists()
+
+
+@pytest.fixture
+def deep_root(root):
+    yield root
+    subprocess.run(["rm", "-rf", root], check=True)  # Python's own would go too deep
+
+
+def test_a_destination_of_very_many_parts_is_made_or_refused_with_an_error_of_the_store(deep_root):
+    assert Provider("/".join("d" * 1200)).save(FileStorage(io.BytesIO(b"waves"), "a.jpg")).size == 5
+    with pytest.raises(ServiceError):
+        Provider("/".join("d" * 2500)).save(FileStorage(io.BytesIO(b"waves"), "a.jpg"))

@@ -235,7 +235,7 @@ class TestAdd:
 
         page = visitor.send("/add", photograph("coffee.png"), title="Coffee").text
 
-        sentence = "The file could not be stored. Please try again later."
+        sentence = "The file could not be stored."
         assert f'<div class="invalid-feedback d-block">{sentence}</div>' in page
         assert "no-such-bucket" not in page
         assert "NoSuchBucket" in caplog.text

@@ -69,7 +69,10 @@ class ReceivedFile(io.BufferedIOBase):
         one file would change together.
 
         :param publish: Gives the staged file its name and returns where it is.
+        :raises ValueError: If the upload is closed.
         """
+        if self.closed:
+            raise ValueError("the upload is closed")
         assert self.staged is not None
         readable = self.staged.reopen()
         try:

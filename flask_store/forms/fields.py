@@ -13,7 +13,6 @@ from wtforms import FileField
 from wtforms.utils import unset_value
 from wtforms.validators import StopValidation, ValidationError
 
-from .. import naming
 from ..exceptions import InvalidNameError, NotFoundError, StoreError
 from ..extension import store_provider
 from ..files import InvalidFile, StoreFile
@@ -21,8 +20,9 @@ from ..transaction import on_commit, on_rollback
 from ..utils import rewind
 from . import existing, keeping
 from .keeping import KeptFile, KeptUpload
-from .saving import SavedUpload, SavingField, gone
+from .saving import SavedUpload, SavingField, UploadKey, gone
 from .translation import gettext
+from .uploads import Upload
 from .widgets import StoreFileInput
 
 #: A directory below the root of the store, or a function that gets the field's form and returns one.
@@ -57,7 +57,7 @@ class BaseStoreField(SavingField, FileField):
     _beaten: str | None = None
     _dropped: Sequence[KeptUpload] = ()
     # The uploads as they came, whatever a validator puts in their place, such as a photo without its metadata.
-    _arrived: Sequence[FileStorage] = ()
+    _arrived: Sequence[Upload] = ()
     # Whether a token came that is good for nothing.
     _is_lost = False
     _is_validated = False
@@ -76,8 +76,8 @@ class BaseStoreField(SavingField, FileField):
         self.type = "MultipleFileField" if self.multiple else "FileField"
         self.destination = destination
         self._saved_uploads = {}
-        # What was tried to keep, and what came of it, by what identifies the stream of an upload.
-        self._kept: dict[int, tuple[FileStorage, KeptUpload | None]] = {}
+        # Results of keeping, by upload; None where keeping failed.
+        self._kept: dict[str | int, tuple[FileStorage, KeptUpload | None]] = {}
         self._refusals: dict[str, list[FileStorage]] = {}
 
     @property
@@ -124,7 +124,7 @@ class BaseStoreField(SavingField, FileField):
     def _keep(self, upload: FileStorage) -> KeptUpload | None:
         if isinstance(upload, KeptFile):
             return upload.kept
-        key = id(upload.stream)
+        key = upload.identity if isinstance(upload, Upload) else id(upload)
         if key not in self._kept:
             self._kept[key] = (upload, keeping.keep(self, upload))
         return self._kept[key][1]
@@ -148,7 +148,32 @@ class BaseStoreField(SavingField, FileField):
         :param message: The message of the error that it raises.
         :param uploads: Those it is about; none where their number or total is wrong.
         """
-        self._refusals.setdefault(str(message), []).extend(uploads)
+        pairs = self._pairs(_uploads_of(self._values()))
+        refused = self._refusals.setdefault(str(message), [])
+        for upload in uploads:
+            refused += next((sources for other, sources, _ in pairs if other is upload), [upload])
+
+    def _pairs(self, uploads: Sequence[FileStorage]) -> list[tuple[FileStorage, Sequence[Upload], int]]:
+        """Return each upload with the uploads that arrived in its place: itself, unless a validator has replaced it.
+
+        Where a validator made another number of uploads, each has all of them, and a number.
+        """
+        arrived_ids = {id(upload) for upload in self._arrived}
+        present_ids = {id(upload) for upload in uploads}
+        missing = [upload for upload in self._arrived if id(upload) not in present_ids]
+        count = sum(id(upload) not in arrived_ids for upload in uploads)
+        one_for_one = iter(missing)
+        pairs: list[tuple[FileStorage, Sequence[Upload], int]] = []
+        for number, upload in enumerate(uploads):
+            if id(upload) in arrived_ids or not missing:
+                pairs.append((upload, [_as_upload(upload)], 0))
+            elif len(missing) == count:
+                pairs.append((upload, [next(one_for_one)], 0))
+            elif any(isinstance(other, KeptFile) for other in missing):
+                pairs.append((upload, [_as_upload(upload)], 0))  # the kept ones cannot be read again
+            else:
+                pairs.append((upload, missing, number))
+        return pairs
 
     def _values(self) -> list[Any]:
         raise NotImplementedError
@@ -199,11 +224,12 @@ class BaseStoreField(SavingField, FileField):
             self._note_raw()
 
     def process_formdata(self, valuelist: Sequence[Any]) -> None:
-        uploads, tokens, has_text = [], [], False
+        uploads: list[FileStorage] = []
+        tokens, has_text = [], False
         for value in valuelist:
             if isinstance(value, FileStorage):
                 if value:
-                    uploads.append(_with_clean_name(value))
+                    uploads.append(Upload.of(value))
             elif isinstance(value, str) and value.startswith(keeping.TOKEN_PREFIX):
                 tokens.append(value)
             else:
@@ -256,8 +282,8 @@ class BaseStoreField(SavingField, FileField):
         left = [upload for upload in uploads if not (isinstance(upload, KeptFile) and upload.is_gone())]
         if len(left) < len(uploads):
             self._is_lost = True
-            self._arrived = left
-            self._set_values(left or self._present)
+            self._arrived = [_as_upload(upload) for upload in left]
+            self._set_values(self._arrived or self._present)
         return left
 
     def validate(self, form: Any, extra_validators: Any = ()) -> bool:
@@ -279,13 +305,14 @@ class BaseStoreField(SavingField, FileField):
     def show_upload(self, seen: set[str]) -> None:
         self._is_saved = False
         values = self._values()
-        if self._saved_uploads:
-            sent = {id(saved.file): saved.upload for saved in self._saved_uploads.values()}
-            values = [sent.get(id(value), value) for value in values]
-        self._arrived = _uploads_of(values)
+        sent = {id(saved.file): saved.uploads for saved in self._saved_uploads.values()}
+        uploads = (upload for value in values for upload in sent.get(id(value), _uploads_of([value])))
+        self._arrived = [_as_upload(upload) for upload in {id(upload): upload for upload in uploads}.values()]
         if self._arrived:
             self._leave_out_seen(seen)
             self._show_arrived()
+            for upload in self._arrived:
+                upload.remember()
 
     def _leave_out_seen(self, seen: set[str]) -> None:
         left = []
@@ -302,12 +329,17 @@ class BaseStoreField(SavingField, FileField):
         self._is_saved = False
         if self._arrived:
             self._release_kept()
+            self._restore_arrived()
             self._show_arrived()
 
     def _show_arrived(self) -> None:
         self._set_values(self._arrived or self._present)
         for upload in self._arrived:
             rewind(upload.stream)
+
+    def _restore_arrived(self) -> None:
+        for upload in self._arrived:
+            upload.restore()
 
     def _release_kept(self) -> None:
         for upload in self._arrived:
@@ -322,8 +354,8 @@ class BaseStoreField(SavingField, FileField):
         files: list[StoreFile] = []
         if uploads:
             self._release_kept()
-            arrived = self._arrived if len(self._arrived) == len(uploads) else uploads
-            files = [self._save(upload, original) for upload, original in zip(uploads, arrived, strict=True)]
+            files = [self._save(*pair) for pair in self._pairs(uploads)]
+            self._restore_arrived()
             self._set_values([*self._present, *files] if self.multiple else files)
         if self._existing:
             on_rollback(partial(setattr, self, "_is_saved", False), files[0] if files else None)
@@ -332,37 +364,39 @@ class BaseStoreField(SavingField, FileField):
         for kept in [*self._dropped, *([beaten] if beaten else [])]:
             on_commit(partial(keeping.discard, kept))
 
-    def _save(self, upload: FileStorage, arrived: FileStorage) -> StoreFile:
+    def _save(self, upload: FileStorage, sources: Sequence[Upload], number: int) -> StoreFile:
         # Not by the name of the field: processing a form again may give an entry of a list another number.
-        upload_id = arrived.kept.id if isinstance(arrived, KeptFile) else id(arrived.stream)
-        key = (keeping.plain_name(self), upload_id)
+        key = UploadKey(keeping.plain_name(self), tuple(source.identity for source in sources), number)
         if key not in self._saved_uploads:
-            self._saved_uploads[key] = SavedUpload(arrived, self._store(upload, arrived))
-            if isinstance(arrived, KeptFile):
-                arrived.become(self._saved_uploads[key].file)
-            on_rollback(partial(self._forget, key), self._saved_uploads[key].file)
+            file = self._store(upload, sources)
+            self._saved_uploads[key] = SavedUpload(tuple(sources), file)
+            _become(sources, file)
+            on_rollback(partial(self._forget, key), file)
         return self._saved_uploads[key].file
 
-    def _forget(self, key: object) -> None:
-        saved = self._saved_uploads.pop(key)
-        if isinstance(saved.upload, KeptFile):
-            saved.upload.become(None)
-        self.restore_upload()
+    def _forget(self, key: UploadKey) -> None:
+        saved = self._saved_uploads.pop(key, None)
+        if saved is not None:
+            _become(saved.uploads, None)
+            self.restore_upload()
 
-    def _store(self, upload: FileStorage, arrived: FileStorage) -> StoreFile:
+    def _store(self, upload: FileStorage, sources: Sequence[Upload]) -> StoreFile:
         destination = self.destination(self._form) if callable(self.destination) else self.destination
         store = store_provider()(destination=destination)
-        if isinstance(upload, KeptFile):
+        if isinstance(upload, KeptFile) and not upload.is_replaced:
             try:
                 return store.promote(upload.kept.id, upload.filename or "")
             except NotFoundError:
-                self.note_refusal(gone(self), [arrived])  # the others can be kept
+                self.note_refusal(gone(self), sources)  # the others can be kept
                 raise
+        if getattr(upload.stream, "closed", False):
+            raise ValueError(f"the upload of field {self.name!r} cannot be stored: its stream is closed")
         stored: StoreFile | str = store.save(upload)
         # A store in the manner of the old reference may return the name alone.
         file = stored if isinstance(stored, StoreFile) else StoreFile(stored, destination)
-        if isinstance(arrived, KeptFile):
-            on_commit(partial(keeping.discard, arrived.kept), file)
+        for source in sources:
+            if isinstance(source, KeptFile):
+                on_commit(partial(keeping.discard, source.kept), file)
         return file
 
     def populate_obj(self, obj: object, name: str) -> None:
@@ -477,7 +511,7 @@ class StoreFileField(BaseStoreField):
     def process_data(self, value: object) -> None:
         if isinstance(value, FileStorage):
             self._existing = self.given = []
-            self.data = _with_clean_name(value) if value else None
+            self.data = Upload.of(value) if value else None
             # InputRequired and Optional ask for what was sent; without form data that is what was given here.
             self.raw_data = [self.data] if self.data is not None else None
         else:
@@ -536,7 +570,7 @@ class MultipleStoreFileField(BaseStoreField):
     def process_data(self, value: Any) -> None:
         is_one = isinstance(value, str | bytes | FileStorage) or not isinstance(value, Iterable)
         values = [value] if is_one else list(value)
-        uploads = [_with_clean_name(upload) for upload in _uploads_of(values) if upload]
+        uploads = [Upload.of(upload) for upload in _uploads_of(values) if upload]
         found = [self._existing_file(value) for value in values if not isinstance(value, FileStorage)]
         self._existing = self.given = [file for file in found if file is not None]
         self.data = uploads or list(self._existing)
@@ -582,6 +616,12 @@ def _uploads_of(values: Iterable[Any] | None) -> list[FileStorage]:
     return [value for value in values or () if isinstance(value, FileStorage)]
 
 
-def _with_clean_name(upload: FileStorage) -> FileStorage:
-    """Return an upload on the same stream whose name is safe, so that every validator judges the final name."""
-    return FileStorage(upload.stream, naming.clean(upload.filename or ""), upload.name, headers=upload.headers)
+def _as_upload(file: FileStorage) -> Upload:
+    return file if isinstance(file, Upload) else Upload.of(file)
+
+
+def _become(uploads: Sequence[Upload], file: StoreFile | None) -> None:
+    """Have a kept upload be read from the stored file that it was moved to, or None for where it was kept."""
+    for upload in uploads:
+        if isinstance(upload, KeptFile):
+            upload.become(file)

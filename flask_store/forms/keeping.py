@@ -25,6 +25,7 @@ from ..extension import store_provider
 from ..stores import kept as kept_uploads
 from ..stores.base import BaseStore, guess_content_type
 from .saving import SavingField, fields_below, outermost
+from .uploads import Upload
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -63,7 +64,7 @@ class KeptUpload:
         return store_provider()().kept_url(self.id)
 
 
-class KeptFile(FileStorage):
+class KeptFile(Upload):
     """A kept upload as the field gets it when the form is sent again; its bytes are fetched when they are read."""
 
     def __init__(self, kept: KeptUpload) -> None:
@@ -71,6 +72,10 @@ class KeptFile(FileStorage):
         self._source = _KeptStream(store_provider()(), kept)
         stream = cast(IO[bytes], io.BufferedReader(self._source))
         super().__init__(stream, kept.filename, content_type=guess_content_type(kept.filename))
+
+    @property
+    def identity(self) -> str:
+        return self.kept.id
 
     def become(self, file: StoreFile | None) -> None:
         """Have the bytes be read from the stored file that it was moved to, or None for where it was kept."""

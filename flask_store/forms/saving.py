@@ -11,10 +11,9 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask import current_app
-from werkzeug.datastructures import FileStorage
 from wtforms.fields import Field, FieldList, FormField
 from wtforms.form import BaseForm, Form
 
@@ -23,15 +22,29 @@ from ..files import StoreFile
 from ..transaction import transaction
 from .translation import gettext
 
+if TYPE_CHECKING:
+    from .uploads import Upload
+
 # Where the outermost form keeps what it saved; that it has it says that its validate saves.
 _SAVED_UPLOADS = "_saved_uploads"
 
 
+class UploadKey(NamedTuple):
+    """Identifies what a form saves, however often it is validated or processed."""
+
+    #: Name of the field without its numbers.
+    field: str
+    #: Identities of the uploads that arrived.
+    uploads: tuple[str | int, ...]
+    #: Number of the file, where a validator made several files of several uploads.
+    number: int
+
+
 @dataclass(frozen=True)
 class SavedUpload:
-    """An upload, as it arrived, and the stored file that it became."""
+    """A stored file, and the uploads that it was made of: one, unless a validator made several files of several."""
 
-    upload: FileStorage
+    uploads: tuple[Upload, ...]
     file: StoreFile
 
 
@@ -41,7 +54,7 @@ class SavingField(Field):
     _form: Any  # since WTForms 3.3; the stubs are of 3.2
 
     # Shared by all store fields of a form: processing a form again makes new fields in its lists.
-    _saved_uploads: dict[object, SavedUpload]
+    _saved_uploads: dict[UploadKey, SavedUpload]
 
     #: Whether the field's errors are the store's fault, and say nothing against its uploads.
     save_failed = False
@@ -78,16 +91,16 @@ def outermost(form: Any) -> Any:
     return form
 
 
-def save_after_validation(form: BaseForm) -> dict[object, SavedUpload]:
+def save_after_validation(form: BaseForm) -> dict[UploadKey, SavedUpload]:
     """Have the uploads of a form, or of the form around it, saved when its ``validate`` returns True.
 
-    :returns: What the outermost form has saved, by what tells an upload from others.
+    :returns: What the outermost form has saved.
     """
     root = outermost(form)
     if _SAVED_UPLOADS not in vars(root):
         setattr(root, _SAVED_UPLOADS, {})
         root.validate = functools.partial(_validate_and_save, root, root.validate)
-    saved_uploads: dict[object, SavedUpload] = getattr(root, _SAVED_UPLOADS)
+    saved_uploads: dict[UploadKey, SavedUpload] = getattr(root, _SAVED_UPLOADS)
     return saved_uploads
 
 

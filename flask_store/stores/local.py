@@ -33,6 +33,7 @@ from ..receiving import ReceivedFile
 from . import kept, locking, opening
 from .base import MAX_TRIES, BaseStore, FileStat, filename_of, guess_content_type
 from .staging import StagedFile, fsync_directory, link, make_directories
+from .streams import owned
 
 # What the system answers for a path at which there can be no file.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG})
@@ -124,6 +125,7 @@ class LocalStore(BaseStore):
 
     def _write(self, stream: IO[bytes], directory: str, publish: Callable[[StagedFile], str]) -> str:
         """Publish an upload that is in this file system already, or else a copy of it; return where."""
+        stream = owned(stream)
         if isinstance(stream, ReceivedFile) and stream.staged is not None:
             self._make_directory(directory)
             try:

@@ -13,7 +13,7 @@ from typing import IO
 from ..exceptions import ServiceError, StoreError
 from ..utils import rewind
 from .staging import file_descriptor
-from .streams import SizedStream
+from .streams import SizedStream, owned
 
 #: Largest upload that is held in memory, in bytes.
 MEMORY_SIZE = 256 * 1024
@@ -103,6 +103,7 @@ def opened(stream: IO[bytes], filename: str | None) -> Iterator[Source]:
 
 
 def _measured(stream: IO[bytes], copies: contextlib.ExitStack) -> Source:
+    stream = owned(stream)
     if _seeks_cheaply(stream):
         size = stream.seek(0, os.SEEK_END)
         stream.seek(0)

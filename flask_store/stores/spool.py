@@ -25,6 +25,7 @@ from ..receiving import ReceivedFile
 from . import opening
 from .locking import hold, is_held
 from .staging import ABANDONED_AFTER, StagedFile, copy_stream, fsync_directory, make_directories
+from .streams import owned
 
 _DATA = "data"
 _RECORD = "record.json"
@@ -221,6 +222,7 @@ class Spool:
         return StagedFile(str(self.root))
 
     def _write_data(self, stream: IO[bytes], directory: int) -> None:
+        stream = owned(stream)
         if isinstance(stream, ReceivedFile) and stream.staged is not None:
             with contextlib.suppress(OSError):  # another file system, perhaps: then a copy will do
                 stream.publish(lambda staged: self._publish(staged, directory))

@@ -551,7 +551,7 @@ class TestTwice:
             photo = form.photo.data
             assert form.validate_on_submit()
 
-        assert [type(data) for data in seen] == [FileStorage, FileStorage]
+        assert [isinstance(data, FileStorage) for data in seen] == [True, True]
         assert form.photo.data is photo
         assert stored() == {"photos/sea.jpg": b"waves"}
 

@@ -20,27 +20,26 @@ MAX_PADDING = 1024
 # White space that is no line break, as Werkzeug's decoder has it.
 _PADDING = b" \t\v\f"
 
+# Bytes that can stand in a delimiter line behind its boundary. Compiled once: each request has a boundary of its
+# own, and compiling an expression takes longer than parsing a small form.
+_LINE_END = re.compile(rb"-{0,2}[%s]{0,%d}" % (_PADDING, MAX_PADDING))
+
 
 class Pieces:
     """Reads a body in large steps and returns it in pieces, none of which ends inside a delimiter line.
 
     :param stream: The body; it stays open.
     :param boundary: The boundary of the body, without the dashes before it.
+    :param content_length: Size of the body in bytes, if it is declared.
     """
 
-    def __init__(self, stream: IO[bytes], boundary: bytes) -> None:
+    def __init__(self, stream: IO[bytes], boundary: bytes, content_length: int | None = None) -> None:
         self._stream = stream
         self._delimiter = b"--" + boundary
-        # Part of a delimiter, and a delimiter line that may go on. Neither needs a line break in the preamble.
-        starts = [self._delimiter[:size] for size in range(len(self._delimiter) - 1, 0, -1)]
-        alternatives = rb"|".join(map(re.escape, starts))
-        self._begun = re.compile(rb"(?:(?:\r\n?|\n)(?:%s)?|%s)\Z" % (alternatives, alternatives))
-        self._begun_ends = (b"\r", b"\n", *starts)
-        self._unfinished = re.compile(
-            rb"(?:\r\n?|\n)?%s(?:-|[%s]*\r?)\Z" % (re.escape(self._delimiter), re.escape(_PADDING))
-        )
-        # Longest unfinished delimiter line: two line breaks, the delimiter, the padding and a byte after that.
-        self._reach = len(self._delimiter) + MAX_PADDING + 5
+        # A stream may make a buffer of the size that is asked for, however small the body is.
+        self._read_size = min(READ_AHEAD_SIZE, content_length or READ_AHEAD_SIZE)
+        # Longest delimiter line: a line break on each side, the delimiter, its closing dashes, the padding.
+        self._reach = len(self._delimiter) + MAX_PADDING + 6
         self._buffer = b""
         self._position = 0
 
@@ -53,43 +52,67 @@ class Pieces:
         if size is None or size < 0:
             left, self._buffer, self._position = self._buffer[self._position :], b"", 0
             return left + self._stream.read()
-        if self._position >= len(self._buffer):
-            self._fill()
-        length = min(size, len(self._buffer) - self._position)
-        while (kept := length - self._held(length)) == 0 and length:
-            # The whole piece may be the start of a delimiter line: more bytes decide that.
-            if self._position + length == len(self._buffer) and not self._fill():
-                kept = length  # the end of the body
+        while True:
+            piece = self._buffer[self._position : self._position + size]
+            end = self._safe_end(piece)
+            if end == len(piece) > 0 or end > 0 and len(piece) == size:
                 break
-            length = min(length + self._reach, len(self._buffer) - self._position)
-        start = self._position
-        self._position += kept
-        return self._buffer[start : self._position]
+            # More bytes decide how the line goes on, unless the body ends here.
+            if len(piece) == size > 0 and self._position + size < len(self._buffer):
+                size += self._reach
+            elif not self._fill():
+                end = len(piece)
+                break
+        self._position += end
+        return piece[:end]
 
     def _fill(self) -> bool:
         """Read more behind what is left; return False at the end of the body."""
-        more = self._stream.read(READ_AHEAD_SIZE)
+        more = self._stream.read(self._read_size)
         self._buffer, self._position = self._buffer[self._position :] + more, 0
         return bool(more)
 
-    def _held(self, length: int) -> int:
-        """Return how many bytes at the end of a piece may be the start of a delimiter line."""
-        end = self._position + length
-        tail = self._buffer[max(self._position, end - self._reach) : end]
-        self._check_padding(tail, end)
-        # Most pieces end in the middle of a file: plain searches find that out faster than expressions.
-        if self._delimiter in tail and (unfinished := self._unfinished.search(tail)):
-            return len(tail) - unfinished.start()
-        if not tail.endswith(self._begun_ends):
-            return 0
-        begun = self._begun.search(tail, max(0, len(tail) - len(self._delimiter) - 2))
-        # A line break that ends a delimiter line begins no other.
-        if begun is None or self._unfinished.search(tail[: begun.start()]):
-            return 0
-        return len(tail) - begun.start()
+    def _safe_end(self, piece: bytes) -> int:
+        """Return where a piece can end: at its own end, or before a delimiter line that may go on behind it."""
+        end, before = len(piece), -1
+        lowest = max(0, end - self._reach)
+        # A line break that is held may also end a delimiter line, which may follow another in its turn.
+        while end != before:
+            before = end
+            line = max(lowest, 1 + piece.rfind(b"\n", lowest, end), 1 + piece.rfind(b"\r", lowest, end))
+            start = line + self._find_delimiter(piece[line:end])
+            if start < end or start == line:
+                end = _before_line_break(piece, start)
+        self._check_padding(piece, end)
+        return end
 
-    def _check_padding(self, tail: bytes, end: int) -> None:
-        if len(tail) - len(tail.rstrip(_PADDING)) > MAX_PADDING:
-            piece = self._buffer[self._position : end]
-            if piece.rstrip(_PADDING).endswith(self._delimiter):
-                raise ValueError(f"a delimiter has more than {MAX_PADDING} bytes of padding")
+    def _find_delimiter(self, line: bytes) -> int:
+        """Return where a delimiter begins that a line, or its first bytes, may end with; the line's end if none does.
+
+        In the preamble it need not be the start of the line.
+        """
+        start = line.find(self._delimiter)
+        while start >= 0 and not _LINE_END.fullmatch(line, start + len(self._delimiter)):
+            start = line.find(self._delimiter, start + 1)
+        if start < 0:
+            start = line.find(b"-", max(0, len(line) - len(self._delimiter) + 1))
+            while start >= 0 and not self._delimiter.startswith(line[start:]):
+                start = line.find(b"-", start + 1)
+        return start if start >= 0 else len(line)
+
+    def _check_padding(self, piece: bytes, end: int) -> None:
+        tail = piece[max(0, end - MAX_PADDING - 1) : end]
+        if (
+            len(tail) > MAX_PADDING
+            and not tail.strip(_PADDING)
+            and piece[:end].rstrip(_PADDING).endswith(self._delimiter)
+        ):
+            raise ValueError(f"a delimiter has more than {MAX_PADDING} bytes of padding")
+
+
+def _before_line_break(data: bytes, position: int) -> int:
+    """Return where the line break begins that ends at a position; the position, if there is none."""
+    before = data[max(0, position - 2) : position]
+    if before == b"\r\n":
+        return position - 2
+    return position - 1 if before.endswith((b"\r", b"\n")) else position

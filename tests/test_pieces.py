@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
+from random import Random
 
 import multipart
 import pytest
 from flask import Flask, Request, request
-from werkzeug.formparser import MultiPartParser
+from werkzeug.formparser import FormDataParser, MultiPartParser
 
 from flask_store import Store, pieces
 from flask_store.pieces import MAX_PADDING, Pieces
@@ -181,6 +183,71 @@ def test_every_application_with_a_store_gets_the_parser():
     Store(app)
 
     assert send(client_of(app), GAINS_A_BYTE, b"a.bin") == {"files": [GAINS_A_BYTE], "text": []}
+
+
+class ReadsWhole(FormDataParser):
+    """A developer's parser that hands another stream on."""
+
+    def parse(self, stream, mimetype, content_length, options=None):
+        return super().parse(io.BytesIO(stream.read()), mimetype, content_length, options)
+
+
+@pytest.mark.parametrize("is_of_another_application", [False, True])
+def test_a_parser_of_the_developer_is_followed_by_the_one_that_reads_right(make_app, is_of_another_application):
+    base = make_app("first").request_class if is_of_another_application else Request
+    app = Flask(__name__)
+    app.request_class = type("Own", (base,), {"form_data_parser_class": ReadsWhole})
+    Store(app)
+
+    assert send(client_of(app), GAINS_A_BYTE, b"a.bin") == {"files": [GAINS_A_BYTE], "text": []}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pieces_change_nothing_of_what_werkzeug_reads_of_a_whole_body_however_malformed(seed):
+    random = Random(seed)
+    words = [b"\r\n", b"\n", b"\r", b"--b", b"--b--", b"-", b" ", b"x", b"\r\n--b\r\n", b"\r\n--b  \r\n"]
+    words += [part(b"f", b"", b"a"), part(b"t", b"")]
+    for _ in range(100):
+        body = b"".join([b"--b\r\n", part(b"f", b"", b"a"), *random.choices(words, k=12), b"\r\n--b--"])
+
+        whole = outcome(io.BytesIO(body), len(body))
+        in_pieces = outcome(Pieces(io.BytesIO(body), b"b"), random.choice([1, 2, 5, 9, 30]))
+
+        assert in_pieces == whole, body
+
+
+def outcome(stream, size):
+    try:
+        parser = MultiPartParser(stream_factory=lambda **_: io.BytesIO(), buffer_size=size)
+        form, files = parser.parse(stream, b"b", None)
+    except ValueError:
+        return None
+    return list(form.items(multi=True)), [(file.filename, file.read()) for file in files.values()]
+
+
+def test_a_stream_is_asked_for_no_more_than_a_small_body_has(make_app):
+    asked = []
+
+    class Body(io.BytesIO):
+        def read(self, size=-1):
+            asked.append(size)
+            return super().read(size)
+
+    body = body_of([part(b"f", b"small", b"a.bin")])
+    parser = make_app().request_class.form_data_parser_class(stream_factory=lambda *_, **__: io.BytesIO())
+    parser.parse(Body(body), "multipart/form-data", len(body), {"boundary": BOUNDARY.decode()})
+
+    assert max(asked) == len(body)
+
+
+def test_no_expression_is_compiled_for_a_boundary(monkeypatch):
+    compiled = []
+    compile_expression = re.compile
+    monkeypatch.setattr("re.compile", lambda *args: compiled.append(args) or compile_expression(*args))
+
+    Pieces(io.BytesIO(b"x"), b"one of its own").read(100)
+
+    assert compiled == []
 
 
 def test_a_request_class_set_later_is_told_by_check(make_app):

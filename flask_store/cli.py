@@ -16,7 +16,7 @@ from werkzeug.utils import ImportStringError
 
 from . import naming
 from .exceptions import StoreError
-from .receiving import ReceivingParser, ReceivingRequest
+from .receiving import ReceivingParser
 from .stores import places
 from .stores.base import BaseStore
 
@@ -170,7 +170,7 @@ def _landing(store: BaseStore) -> str:
         return "written to a temporary file and from there to the store"
     if not store.settings.receive:
         return "written twice: STORE_RECEIVE is off"
-    if not issubclass(current_app.request_class, ReceivingRequest):
+    if not issubclass(current_app.request_class.form_data_parser_class, ReceivingParser):
         return "written twice: app.request_class was set after init_app"
     if current_app.request_class._get_file_stream is not Request._get_file_stream:
         return "written where app.request_class says"

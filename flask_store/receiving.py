@@ -7,22 +7,26 @@ where its store wants it, so that saving a large one is giving it a name.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import io
+import itertools
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from flask import Request, current_app
 from werkzeug.formparser import FormDataParser
 
 from .config import Settings
+from .exceptions import StoreError
 from .pieces import Pieces
 from .stores.staging import StagedFile, copy_stream
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
+    from werkzeug.formparser import TStreamFactory
 
     from .stores.base import BaseStore
 
@@ -57,8 +61,6 @@ class ReceivedFile(io.BufferedIOBase):
         self.file: IO[bytes] = io.BytesIO()
         #: What can be published; None while the upload is in memory, and once it is published.
         self.staged: StagedFile | None = None
-        #: Why the bytes are lost, if no place on this machine could take them. Reading them raises it.
-        self.error: OSError | None = None
         # A parser writes every byte, then goes to the start.
         self._is_complete = False
 
@@ -85,13 +87,7 @@ class ReceivedFile(io.BufferedIOBase):
         return path
 
     def write(self, data: ReadableBuffer, /) -> int:
-        if self._is_complete:
-            return self.file.write(data)
-        try:
-            return self._receive(data)
-        except OSError as error:
-            self._lose(error)
-            return memoryview(data).nbytes
+        return self.file.write(data) if self._is_complete else self._receive(data)
 
     def _receive(self, data: ReadableBuffer) -> int:
         """Write what comes next.
@@ -121,7 +117,7 @@ class ReceivedFile(io.BufferedIOBase):
         try:
             staged = self._stage()
             staged.append(content)
-        except OSError as error:
+        except (OSError, StoreError) as error:
             # This upload may not be meant for the store at all; if it is, saving it says what is wrong.
             _log(logging.WARNING, _GOES_ON, error)
             if staged is not None:
@@ -133,16 +129,9 @@ class ReceivedFile(io.BufferedIOBase):
 
     def _leave_store(self, staged: StagedFile) -> None:
         """Go on in a temporary file: the file system of the store is full, or fails."""
+        self.file = _temporary_copy(staged.stream)
         self.staged = None
-        with contextlib.closing(staged), staged.reopen() as content:
-            self.file = _temporary_copy(content)
-
-    def _lose(self, error: OSError) -> None:
-        """Take the bytes that still come, so that the rest of the request can be read, and keep none."""
-        _log(logging.ERROR, "an upload is lost, because no place on this machine can take it", error)
-        with contextlib.suppress(OSError):
-            self.file.close()  # its buffer, which could not be written before, cannot be now
-        self.error, self.file = error, io.BufferedRandom(_Lost(error))
+        staged.close()
 
     def read(self, size: int | None = -1, /) -> bytes:
         return self.file.read(-1 if size is None else size)
@@ -207,10 +196,18 @@ def _temporary_copy(content: IO[bytes]) -> IO[bytes]:
     return file
 
 
+class LostFile(io.BufferedRandom):
+    """The stream of an upload that no place on this machine could take; reading it raises the error."""
+
+    def __init__(self, error: OSError | StoreError) -> None:
+        super().__init__(_Lost(error))
+        self.error = error
+
+
 class _Lost(io.RawIOBase):
     """A file that takes any bytes and cannot be read."""
 
-    def __init__(self, error: OSError) -> None:
+    def __init__(self, error: OSError | StoreError) -> None:
         self._error = error
 
     def readable(self) -> bool:
@@ -223,7 +220,8 @@ class _Lost(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        raise OSError(self._error.errno, f"the bytes of the upload are lost: {self._error}") from self._error
+        code = self._error.errno if isinstance(self._error, OSError) else None
+        raise OSError(code or errno.EIO, f"the bytes of the upload are lost: {self._error}") from self._error
 
     def write(self, data: ReadableBuffer, /) -> int:
         return memoryview(data).nbytes
@@ -232,7 +230,36 @@ class _Lost(io.RawIOBase):
         return 0
 
 
-def _log(level: int, message: str, error: OSError) -> None:
+class _Landing:
+    """Takes the bytes of one file part. An error of the stream below costs that upload, not the request.
+
+    :param open_stream: Opens the stream of the upload.
+    """
+
+    def __init__(self, open_stream: Callable[[], IO[bytes]]) -> None:
+        self.stream: IO[bytes] = io.BytesIO()
+        with self._contained_errors():
+            self.stream = open_stream()
+
+    def write(self, data: bytes) -> None:
+        with self._contained_errors():
+            self.stream.write(data)
+
+    def seek(self, offset: int) -> None:
+        with self._contained_errors():
+            self.stream.seek(offset)  # which writes what is left in a buffer
+
+    @contextlib.contextmanager
+    def _contained_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, StoreError) as error:
+            _log(logging.ERROR, "an upload is lost, because no place on this machine can take it", error)
+            _close([self.stream])
+            self.stream = cast(IO[bytes], LostFile(error))
+
+
+def _log(level: int, message: str, error: OSError | StoreError) -> None:
     if current_app:
         current_app.logger.log(level, "%s: %s", message, error)
 
@@ -245,36 +272,33 @@ class ReceivingParser(FormDataParser):
     ) -> Any:
         if mimetype != "multipart/form-data":
             return super().parse(stream, mimetype, content_length, options)
+        _keep_freed_memory()
         boundary = (options or {}).get("boundary", "").encode(errors="ignore")
-        pieces = cast(IO[bytes], Pieces(stream, boundary))
+        pieces = cast(IO[bytes], Pieces(stream, boundary, content_length))
         is_small = content_length is not None and content_length <= MEMORY_SIZE
         provider = None if is_small or not _is_default(self.stream_factory) else _receiving_provider()
-        if provider is None:
-            _, form, files = super().parse(pieces, mimetype, content_length, options)
-            return stream, form, files
-        _keep_freed_memory()
-        landed: list[IO[bytes]] = []
-        self.stream_factory = functools.partial(_land, provider, landed, self.stream_factory)
+        landings: list[_Landing] = []
+        land = functools.partial(_land, provider, landings, self.stream_factory)
+        self.stream_factory = cast("TStreamFactory", land)
         try:
             _, form, files = super().parse(pieces, mimetype, content_length, options)
         except BaseException:
-            _close(landed)
+            _close(landing.stream for landing in landings)
             raise
         if not files:
-            _close(landed)  # the body broke off
+            _close(landing.stream for landing in landings)  # the body broke off
+        for file in itertools.chain.from_iterable(files.listvalues()):
+            file.stream = cast(_Landing, file.stream).stream
         return stream, form, files
 
 
-class ReceivingRequest(Request):
-    """A request whose uploads are received for the store of the application."""
-
-
 def request_class(base: type[Request]) -> type[Request]:
-    """Return a request class that also receives uploads for the store."""
-    if issubclass(base, ReceivingRequest):
+    """Return a request class with :class:`ReceivingParser`, which works below a parser of the developer."""
+    parser = base.form_data_parser_class
+    if issubclass(parser, ReceivingParser):
         return base  # of another application
-    parser = type("ReceivingParser", (ReceivingParser, base.form_data_parser_class), {})
-    return type("ReceivingRequest", (ReceivingRequest, base), {"form_data_parser_class": parser})
+    bases = (ReceivingParser,) if parser is FormDataParser else (parser, ReceivingParser)
+    return type("ReceivingRequest", (base,), {"form_data_parser_class": type("ReceivingParser", bases, {})})
 
 
 def _receiving_provider() -> type[BaseStore] | None:
@@ -292,27 +316,29 @@ def _is_default(stream_factory: Callable[..., IO[bytes]]) -> bool:
 
 
 def _land(
-    provider: type[BaseStore],
-    landed: list[IO[bytes]],
+    provider: type[BaseStore] | None,
+    landings: list[_Landing],
     default: Callable[..., IO[bytes]],
     total_content_length: int | None,
     content_type: str | None,
     filename: str | None,
     content_length: int | None = None,
-) -> IO[bytes]:
-    stream = None
-    if len(landed) < MAX_FILES:
-        stream = provider().receive(filename or "", content_type or "", content_length or None)
-    if stream is None:
-        stream = default(total_content_length, content_type, filename, content_length)
-    landed.append(stream)
-    return stream
+) -> _Landing:
+    def open_stream() -> IO[bytes]:
+        stream = None
+        if provider is not None and len(landings) < MAX_FILES:
+            stream = provider().receive(filename or "", content_type or "", content_length or None)
+        return default(total_content_length, content_type, filename, content_length) if stream is None else stream
+
+    landing = _Landing(open_stream)
+    landings.append(landing)
+    return landing
 
 
-def _close(streams: list[IO[bytes]]) -> None:
+def _close(streams: Iterable[IO[bytes]]) -> None:
     for stream in streams:
         # What could not be written before cannot be now; that error is on its way already.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, StoreError):
             stream.close()
 
 

@@ -22,8 +22,8 @@ from werkzeug.test import EnvironBuilder
 from wtforms import StringField
 
 from flask_store import Provider, ServiceError, Store
-from flask_store.forms import ContentType, FileRequired, StoreFileField
-from flask_store.receiving import MAX_FILES, MEMORY_SIZE, ReceivedFile, ReceivingRequest
+from flask_store.forms import ContentType, FileRequired, MultipleStoreFileField, StoreFileField
+from flask_store.receiving import MAX_FILES, MEMORY_SIZE, ReceivedFile, ReceivingParser, request_class
 from flask_store.stores import BaseStore
 from flask_store.stores.local import LocalStore
 from flask_store.stores.staging import StagedFile
@@ -384,6 +384,62 @@ def test_a_lost_upload_is_an_error_of_its_field_alone(small_disk, post_to_full_m
     assert answer.json == {"valid": False, "errors": {"lost": [message]}, "small": "a.txt"}
 
 
+def test_files_beside_a_lost_one_are_judged_before_they_are_kept(small_disk, post_to_full_machine):
+    class Form(FlaskForm):
+        photos = MultipleStoreFileField(validators=[ContentType(["image/*"])])
+
+    @small_disk.post("/")
+    def view():
+        form = Form()
+        is_valid = form.validate_on_submit()
+        kept = [kept.filename for kept in form.photos.kept]
+        return {"valid": is_valid, "errors": len(form.photos.errors), "kept": kept, "again": form.validate()}
+
+    photo, page = b"\x89PNG\r\n\x1a\n" + bytes(100), b"<script>alert(1)</script>"
+    lost = io.BytesIO(LARGE * 4)
+    uploads = [(lost, "lost.png"), (io.BytesIO(photo), "good.png"), (io.BytesIO(page), "page.png")]
+
+    answer = post_to_full_machine({"photos": uploads})
+
+    assert answer.json == {"valid": False, "errors": 2, "kept": ["good.png"], "again": False}
+
+
+@pytest.mark.parametrize("before", [0, MAX_FILES])
+@pytest.mark.parametrize("receives", [False, True])
+def test_an_upload_that_werkzeugs_own_file_cannot_take_is_lost_alone(
+    small_disk, post_to_full_machine, receives, before
+):
+    class Form(FlaskForm):
+        title = StringField()
+        photo = StoreFileField()
+
+    @small_disk.post("/")
+    def view():
+        form = Form()
+        return {"valid": form.validate_on_submit(), "errors": form.errors, "title": form.title.data}
+
+    small_disk.config["STORE_RECEIVE"] = receives
+    data = {"title": "a title", "other": [(io.BytesIO(b"x"), f"{number}.txt") for number in range(before)]}
+    answer = post_to_full_machine({**data, "photo": (io.BytesIO(LARGE * 4), "a.bin")})
+
+    message = "The file could not be stored. Please try again later."
+    assert answer.json == {"valid": False, "errors": {"photo": [message]}, "title": "a title"}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), ServiceError("no connection")])
+def test_a_store_that_cannot_open_a_stream_costs_the_upload_alone(app, monkeypatch, error):
+    class Broken(LocalStore):
+        def receive(self, filename, content_type, content_length):
+            raise error
+
+    monkeypatch.setattr(app.extensions["store"], "provider", Broken)
+    data = {"title": "a title", "file": (io.BytesIO(LARGE), "a.bin")}
+    with app.test_request_context(method="POST", data=data):
+        assert request.form["title"] == "a title"
+        with pytest.raises(OSError, match=r"the bytes of the upload are lost: .*(open files|connection)"):
+            request.files["file"].read()
+
+
 def test_a_lost_upload_is_not_stored_without_a_form_either(small_disk, post_to_full_machine):
     @small_disk.post("/")
     def view():
@@ -509,7 +565,7 @@ def test_a_request_is_parsed_outside_an_application_context(make_app):
 def test_an_application_whose_store_receives_nothing_gets_the_parser_too(make_app, monkeypatch):
     monkeypatch.setattr(LocalStore, "receive", BaseStore.receive)
 
-    assert issubclass(make_app().request_class, ReceivingRequest)
+    assert issubclass(make_app().request_class.form_data_parser_class, ReceivingParser)
 
 
 def test_windows_receives_the_ordinary_way(app, monkeypatch):
@@ -625,6 +681,6 @@ def test_other_bodies_are_read_as_ever(make_app):
 
 def test_an_application_without_a_store_is_not_disturbed():
     app = Flask("app")
-    app.request_class = ReceivingRequest
+    app.request_class = request_class(Request)
     with app.test_request_context(method="POST", data={"file": (io.BytesIO(LARGE), "a.bin")}):
         assert request.files["file"].read() == LARGE

@@ -16,6 +16,8 @@ from wtforms.validators import StopValidation, ValidationError
 from ..exceptions import InvalidNameError, NotFoundError, StoreError
 from ..extension import store_provider
 from ..files import InvalidFile, StoreFile
+from ..receiving import LostFile
+from ..stores.streams import owned
 from ..transaction import on_commit, on_rollback
 from ..utils import rewind
 from . import existing, keeping
@@ -255,7 +257,7 @@ class BaseStoreField(SavingField, FileField):
 
     def pre_validate(self, form: Any) -> None:
         uploads = self._leave_out_gone()
-        self._check_received(uploads)
+        self._leave_out_lost(uploads)
         if self._is_lost or self._strangers:
             message = gone(self)
             if self._strangers:
@@ -268,13 +270,16 @@ class BaseStoreField(SavingField, FileField):
             self.note_refusal(message, [])
             raise ValidationError(message)
 
-    def _check_received(self, uploads: list[FileStorage]) -> None:
+    def _leave_out_lost(self, uploads: list[FileStorage]) -> None:
         """Refuse uploads whose bytes found no place on this machine; no validator can read them."""
-        lost = [upload for upload in uploads if getattr(upload.stream, "error", None) is not None]
+        lost = [upload for upload in uploads if isinstance(owned(upload.stream), LostFile)]
         if lost:
             message = gettext(self, "The file could not be stored. Please try again later.")
             self.note_refusal(message, lost)
-            raise StopValidation(message)
+            left = [upload for upload in uploads if upload not in lost]
+            self._set_values(left or self._present)
+            # The others are judged all the same, or they could not be kept.
+            raise ValidationError(message) if left else StopValidation(message)
 
     def _leave_out_gone(self) -> list[FileStorage]:
         """Return the uploads, without those that were kept and are there no more."""

@@ -123,8 +123,11 @@ def postgresql_server() -> Iterator[tuple[str, int]]:
     """The address of a PostgreSQL server."""
     if missing := postgresql.missing_programs():
         cannot_run(f"PostgreSQL is not installed: no {', '.join(missing)}")
-    with tempfile.TemporaryDirectory(prefix="postgresql") as directory, postgresql.server(Path(directory)) as address:
-        yield address
+    # Where the tests run as root the server runs as another user, who may not enter a private TMPDIR.
+    place = "/tmp" if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="postgresql", dir=place) as directory:
+        with postgresql.server(Path(directory)) as address:
+            yield address
 
 
 @pytest.fixture(params=["moto", pytest.param("ceph", marks=pytest.mark.ceph)])

@@ -60,6 +60,9 @@ def _messages() -> dict[str, str]:
         "cancel": current_gettext("Cancel the upload"),
         "cancelled": current_gettext("The upload was cancelled."),
         "interrupted": current_gettext("The upload was interrupted. Please try again."),
+        "tooLarge": current_gettext("The upload is too large."),
+        "failed": current_gettext("The file could not be stored. Please try again later."),
+        "hidden": current_gettext("Everything is sent, but the answer cannot be shown here."),
         "preview": current_gettext("Preview of %(name)s"),
     }
 

@@ -18,7 +18,7 @@ import flask_babel
 import pytest
 import skimage
 import slow_proxy
-from flask import Flask, abort, flash, g, redirect, render_template_string, request, url_for
+from flask import Flask, flash, g, redirect, render_template_string, request, url_for
 from flask_wtf import FlaskForm
 from markupsafe import Markup
 from open_files import open_files
@@ -211,19 +211,6 @@ def add_views(app: Flask) -> None:
     def posting_to(name):
         return show_form(PhotoForm(), "Add a photo", url_for(name))
 
-    @app.post("/limited")
-    def limited():
-        request.max_content_length = 1000
-        return str(len(request.files))
-
-    @app.errorhandler(413)
-    def too_large(_):
-        return render("Too large for this server", "", 413)
-
-    @app.post("/plain")
-    def plain():
-        return "1 < 2", {"Content-Type": "text/plain"}
-
     @app.post("/nothing")
     def nothing():
         return "", 204
@@ -231,10 +218,6 @@ def add_views(app: Flask) -> None:
     @app.get("/download")
     def download():
         return "a,b", {"Content-Disposition": "attachment; filename=table.csv"}
-
-    @app.post("/broken")
-    def broken():
-        abort(500)
 
     @app.post("/scripts")
     def scripts():
@@ -835,29 +818,6 @@ def test_a_lost_connection_leaves_the_form_as_it_was(page, site, make_file):
         page.get_by_role("button", name="Send", exact=True).click()
 
         expect(page.locator(".flash")).to_have_text("Big: big.bin")
-
-
-@pytest.mark.browser
-def test_a_page_of_an_error_is_shown(page, site, photo):
-    page.goto(f"{site.url}/posting-to/limited")
-    send(page, "Lift-off", photo)
-
-    expect(page.get_by_role("heading")).to_have_text("Too large for this server")
-    assert page.title() == "Too large for this server"
-    assert page.url == f"{site.url}/limited"
-
-    page.goto(f"{site.url}/posting-to/broken")
-    send(page, "Lift-off", photo)
-
-    expect(page.get_by_role("heading")).to_have_text("Internal Server Error")
-
-
-@pytest.mark.browser
-def test_an_answer_that_is_no_page_is_shown_as_text(page, site, photo):
-    page.goto(f"{site.url}/posting-to/plain")
-    send(page, "Lift-off", photo)
-
-    expect(page.locator("pre")).to_have_text("1 < 2")
 
 
 @pytest.mark.browser

@@ -4,8 +4,8 @@ It looks after every form with an <input type="file" data-store-file>, whenever 
 and where no file is chosen, the form is sent as any other.
 
 An answer that is a page takes the place of this one's body. Its scripts do not run; those of this page stay, and hear
-"store-upload:rendered" on the document. A form with data-store-upload="off" is left alone, such as one that is answered
-with a download.
+"store-upload:rendered" on the document. The page of an error takes it only if it has the form. A download is saved.
+A form with data-store-upload="off" is left alone.
 */
 "use strict";
 
@@ -213,20 +213,21 @@ with a download.
     request.upload.addEventListener("progress", (event) => panel.show(event.loaded, event.total));
     request.upload.addEventListener("load", () => panel.wait());
     request.addEventListener("readystatechange", () => {
+      if (request.readyState !== XMLHttpRequest.HEADERS_RECEIVED) return;
       // The browser makes the page: a policy of trusted types may forbid that to scripts.
-      if (request.readyState === XMLHttpRequest.HEADERS_RECEIVED && isPage(request)) request.responseType = "document";
+      request.responseType = isDownload(request) ? "blob" : "document";
     });
-    request.addEventListener("load", () => receive(request, end));
+    request.addEventListener("load", () => receive(request, form, end));
     request.addEventListener("error", () => end(messages.interrupted));
     request.addEventListener("abort", () => end(messages.cancelled));
     request.send(new FormData(form, submitter));
   }
 
-  function isPage(request) {
-    return /^text\/html\b/i.test(request.getResponseHeader("Content-Type") ?? "");
-  }
+  /* Answers */
 
-  function receive(request, end) {
+  function receive(request, form, end) {
+    // The page went on without the form. A field may be called like what a form has, so the form is not asked.
+    if (!document.contains(form)) return end("");
     const place = request.getResponseHeader("X-Store-Location");
     if (place !== null) {
       const url = new URL(place, request.responseURL);
@@ -236,16 +237,100 @@ with a download.
       go(url);
       return;
     }
-    end("");
-    if (request.status === 204 || request.status === 205) return;
-    if (request.responseType === "document") {
-      const page = request.response;
-      show(page.body, page.title, request.responseURL);
-    } else {
-      const body = make("body");
-      body.append(make("pre", {}, request.response));
-      show(body, "", request.responseURL);
+    if (request.status === 204 || request.status === 205) return end("");
+    const page = pageOf(request);
+    if (request.status >= 400 && !page?.querySelector(FILE_INPUT)) {
+      return end(request.status === 413 ? messages.tooLarge : messages.failed);
     }
+    if (page) {
+      end("");
+      show(page.body, page.title, request.responseURL);
+    } else if (isDownload(request)) {
+      end("");
+      download(request);
+    } else {
+      end(messages.hidden);
+    }
+  }
+
+  /* As browsers do: what is no page, or is not meant to be shown. */
+  function isDownload(request) {
+    const isPage = /^\s*text\/html\s*(;|$)/i.test(request.getResponseHeader("Content-Type") ?? "");
+    const isInline = /^\s*(inline\s*(;|$)|$)/i.test(request.getResponseHeader("Content-Disposition") ?? "");
+    return !isPage || !isInline;
+  }
+
+  /* Return the page that an answer is, with what its policy allows, or null if it is none to show in this one. */
+  function pageOf(request) {
+    if (request.responseType !== "document" || !request.response?.body) return null;
+    const page = request.response;
+    const written = [request.getResponseHeader("Content-Security-Policy") ?? ""];
+    for (const meta of page.head.querySelectorAll("meta[http-equiv=content-security-policy i]")) written.push(meta.content);
+    const policies = written.join(",").split(",").map(parsePolicy);
+    if (policies.some((policy) => policy.has("sandbox") || isNone(scriptSources(policy, "elem")))) return null;
+    if (policies.some(forbidsInline)) removeInline(page.body);
+    return page;
+  }
+
+  function parsePolicy(text) {
+    const policy = new Map();
+    for (const directive of text.toLowerCase().split(";")) {
+      const [name, ...sources] = directive.trim().split(/\s+/);
+      if (!policy.has(name)) policy.set(name, sources);
+    }
+    return policy;
+  }
+
+  function scriptSources(policy, kind) {
+    return policy.get(`script-src-${kind}`) ?? policy.get("script-src") ?? policy.get("default-src");
+  }
+
+  function isNone(sources) {
+    return Boolean(sources?.every((source) => source === "'none'"));
+  }
+
+  /* Besides a nonce or a hash, 'unsafe-inline' means nothing. */
+  function forbidsInline(policy) {
+    return ["attr", "elem"].some((kind) => {
+      const sources = scriptSources(policy, kind);
+      return sources && (!sources.includes("'unsafe-inline'") || sources.some((one) => /^'(nonce-|sha|strict-dynamic)/.test(one)));
+    });
+  }
+
+  /* This page may run what the policy of the answer forbids: handlers, URLs that are scripts, and pages in attributes. */
+  function removeInline(root) {
+    for (const element of [root, ...root.querySelectorAll("*")]) {
+      if (element.localName === "template" && element.content) removeInline(element.content);
+      for (const { name, value } of Array.from(element.attributes ?? [])) {
+        if (name.startsWith("on") || name === "srcdoc" || isScriptUrl(name, value)) element.removeAttribute(name);
+      }
+    }
+  }
+
+  /* The last four are of animations in SVG, which set an attribute. */
+  function isScriptUrl(name, value) {
+    const isUrl = /^(.+:)?(href|src|action|formaction|data|from|to|by|values)$/.test(name);
+    return isUrl && /javascript:/i.test(value.replace(/[\x00-\x20]/g, ""));
+  }
+
+  function download(request) {
+    const link = make("a", { href: URL.createObjectURL(request.response), download: filename(request) });
+    link.click();
+    // The browser has begun to read by then.
+    setTimeout(() => URL.revokeObjectURL(link.href), LONGEST_DEPARTURE);
+  }
+
+  /* Return the name that a download is given, or "": the browser makes one. */
+  function filename(request) {
+    const disposition = request.getResponseHeader("Content-Disposition") ?? "";
+    const encoded = /;\s*filename\*=utf-8'[^']*'([^;\s]+)/i.exec(disposition);
+    const [, quoted, bare] = /;\s*filename=(?:"((?:[^"\\]|\\.)*)"|([^;\s]+))/i.exec(disposition) ?? [];
+    try {
+      if (encoded) return decodeURIComponent(encoded[1]);
+    } catch {
+      // no text
+    }
+    return quoted?.replace(/\\(.)/g, "$1") ?? bare ?? "";
   }
 
   function go(url) {

@@ -75,6 +75,18 @@ def make_app(tmp_path: Path) -> AppFactory:
     return make
 
 
+@pytest.fixture(autouse=True)
+def no_upload_outlives_its_test() -> Iterator[None]:
+    """Delete the spools of a test, which ends the uploads that its applications would try for ever.
+
+    Python 3.11 may fail to make an application while another thread formats the traceback of such a try.
+    """
+    yield
+    background = sys.modules.get("flask_store.stores.background")
+    for uploads in list(background._all) if background else ():
+        shutil.rmtree(uploads.spool.root, ignore_errors=True)
+
+
 @pytest.fixture
 def app(make_app: AppFactory) -> Iterator[Flask]:
     """An application on a LocalStore with default settings, its context pushed."""

@@ -62,6 +62,7 @@ def _messages() -> dict[str, str]:
         "interrupted": current_gettext("The upload was interrupted. Please try again."),
         "tooLarge": current_gettext("The upload is too large."),
         "failed": current_gettext("The file could not be stored. Please try again later."),
+        "refused": current_gettext("The file could not be stored."),
         "hidden": current_gettext("Everything is sent, but the answer cannot be shown here."),
         "preview": current_gettext("Preview of %(name)s"),
     }

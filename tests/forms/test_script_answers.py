@@ -30,6 +30,7 @@ PATIENCE = 30
 
 HIDDEN = "Everything is sent, but the answer cannot be shown here."
 FAILED = "The file could not be stored. Please try again later."
+REFUSED = "The file could not be stored."
 TOO_LARGE = "The upload is too large."
 
 
@@ -249,7 +250,8 @@ def test_what_is_no_page_is_saved_and_not_shown(page, site, photo, answers, kind
 
 
 @pytest.mark.parametrize(
-    "status, sentence", [(413, TOO_LARGE), (400, FAILED), (403, FAILED), (500, FAILED), (502, FAILED), (504, FAILED)]
+    "status, sentence",
+    [(413, TOO_LARGE), (400, REFUSED), (403, REFUSED), (429, FAILED), (500, FAILED), (502, FAILED), (504, FAILED)],
 )
 def test_an_error_without_the_form_leaves_the_form_and_says_so(page, site, photo, answers, status, sentence):
     answers["status"] = status
@@ -285,7 +287,7 @@ def test_an_error_with_the_form_is_not_shown_where_its_policy_is_a_sandbox(page,
     answers.update(status=422, content=FORM, headers={"Content-Security-Policy": "sandbox"})
     ask(page, site, photo)
 
-    expect_form(page, FAILED)
+    expect_form(page, REFUSED)
 
 
 @pytest.mark.parametrize("answer", ["page", "redirect", "download"])

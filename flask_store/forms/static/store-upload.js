@@ -240,7 +240,7 @@ A form with data-store-upload="off" is left alone.
     if (request.status === 204 || request.status === 205) return end("");
     const page = pageOf(request);
     if (request.status >= 400 && !page?.querySelector(FILE_INPUT)) {
-      return end(request.status === 413 ? messages.tooLarge : messages.failed);
+      return end(sentenceFor(request.status));
     }
     if (page) {
       end("");
@@ -251,6 +251,12 @@ A form with data-store-upload="off" is left alone.
     } else {
       end(messages.hidden);
     }
+  }
+
+  function sentenceFor(status) {
+    if (status === 413) return messages.tooLarge;
+    // Only these may be over by themselves: too many requests, and a server that is in trouble.
+    return status === 429 || status >= 500 ? messages.failed : messages.refused;
   }
 
   /* As browsers do: what is no page, or is not meant to be shown. */

@@ -188,7 +188,7 @@ def _parser() -> str:
 
 
 def _try(store: BaseStore) -> None:
-    """Save a small file twice, keep and promote it, ask the store for one in every way it knows, and delete them."""
+    """Save a small file twice, keep and promote it, read one in every way, and delete them."""
     content, name = b"flask store check", "flask-store-check.txt"
     upload = FileStorage(io.BytesIO(content), filename=name)
     saved: list[StoreFile] = []

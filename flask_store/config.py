@@ -174,7 +174,7 @@ class Settings:
 
     @property
     def url_root(self) -> str:
-        """What stands between the domain and a name in a URL, percent-encoded.
+        """The part of a URL between the domain and a name, percent-encoded.
 
         Without ``STORE_DOMAIN`` that includes where the application is mounted: ``request.script_root``, or
         ``APPLICATION_ROOT`` outside a request.
@@ -211,11 +211,11 @@ MIB = 1024 * 1024
 #: Longest start of a key, in characters, that leaves room for a destination and a name in the 1,024 bytes of a key.
 MAX_PREFIX_LENGTH = 200
 
-#: The object's metadata that tells which upload made it.
+#: Name of the object's metadata with the id of the upload that made it.
 UPLOAD_ID = "flask-store-upload"
 
-#: What goes with every object, beside what the store itself says of it: parameters that PutObject and
-#: CreateMultipartUpload share.
+#: Parameters of every object that a setting may give, besides those of the store itself. PutObject and
+#: CreateMultipartUpload share them.
 OBJECT_PARAMETERS = {
     "BucketKeyEnabled": bool,
     "CacheControl": str,
@@ -231,7 +231,7 @@ OBJECT_PARAMETERS = {
     "Tagging": str,
 }
 
-#: Those of them that say how an object is encrypted.
+#: Those of them for the encryption of an object.
 ENCRYPTION_PARAMETERS = ("BucketKeyEnabled", "SSEKMSEncryptionContext", "SSEKMSKeyId", "ServerSideEncryption")
 
 #: Canned ACLs (Amazon S3 User Guide, "Access control list (ACL) overview").

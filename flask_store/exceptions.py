@@ -63,6 +63,6 @@ class ServiceError(StoreError):
 
     def __init__(self, *args: object, is_temporary: bool = True) -> None:
         super().__init__(*args)
-        #: Whether a retry can succeed: the service is down, say, or keys have to be renewed. False where a person has
-        #: to change something first: a bucket that does not exist, or keys without permission.
+        #: True if a retry can succeed, as where the service is down or keys have to be renewed. False if a person has
+        #: to change something first, as where a bucket does not exist or keys lack permission.
         self.is_temporary = is_temporary

@@ -109,7 +109,7 @@ class Store:
 
 
 class StoreState:
-    """What one application keeps of its store, in ``app.extensions["store"]``."""
+    """The state of one application's store, in ``app.extensions["store"]``."""
 
     def __init__(self, store: Store, app: Flask) -> None:
         self.store = store

@@ -95,7 +95,7 @@ class StoreFile:
         return self.provider.open(self.filename)
 
     def delete(self) -> None:
-        """Delete the file. That it is gone already is fine."""
+        """Delete the file. It may be gone already."""
         self.provider.delete(self.filename)
 
     def exists(self) -> bool:
@@ -104,7 +104,7 @@ class StoreFile:
 
     @property
     def pending(self) -> bool:
-        """Whether the file is still on its way from this machine to where it stays, as told by this machine's disk."""
+        """True while the file is on its way from this machine to its service, by this machine's disk alone."""
         return self.provider.is_pending(self.filename)
 
     def wait(self, timeout: float | None = None) -> None:
@@ -126,7 +126,7 @@ class StoreFile:
 
     @property
     def content_type(self) -> str:
-        """Media type that the name tells.
+        """Media type by the name.
 
         :raises NotFoundError: If the file is not there.
         """

@@ -1,4 +1,4 @@
-"""What an uploaded file is, told by its name and by its first bytes; never by what the client says."""
+"""The type of an uploaded file, by its name and its first bytes, never by the client's word."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def type_of_extension(extension: str) -> str | None:
     """Return the media type that an extension with its dot, in lower case, tells; None if it is not known."""
     if extension in TYPES:
         return TYPES[extension]
-    # What is compressed is not the type inside: a .svgz is no image to us.
+    # A compressed file has not the type inside: a .svgz is no image to us.
     type_, encoding = mimetypes.guess_type(f"name{extension}", strict=False)
     if encoding is not None:
         return {"gzip": "application/gzip"}.get(encoding, f"application/x-{encoding}")
@@ -137,7 +137,7 @@ _TEXT_SUFFIXES = "+json", "/json", "/yaml", "/toml", "/sql", "/x-tex", "/x-latex
 #: How documents begin that are text to the eye, but not plain text; in lower case.
 _DOCUMENT_STARTS = b"%pdf-", b"%!ps", b"{\\rtf", b"<!doctype html", b"<html", b"<script", b"<svg"
 
-#: What a ZIP archive of a format has near its start: puremagic takes every archive for each of them.
+#: Bytes near the start of each format's ZIP archive: puremagic takes every archive for each of them.
 _ZIP_MEMBERS = {
     TYPES[".docx"]: b"word/",
     TYPES[".xlsx"]: b"xl/",
@@ -217,7 +217,7 @@ def _known_types(head: bytes) -> set[str]:
         matches = puremagic.magic_string(head)
     except (ValueError, puremagic.PureError):
         return set()  # nothing in it, or nothing known
-    # The extension comes first: puremagic calls JPEG 2000 image/jpeg. What it finds at the end anyone can append.
+    # The extension comes first: puremagic calls JPEG 2000 image/jpeg. Anyone can append bytes at the end.
     return {
         type_of_extension(match.extension) or ALIASES.get(match.mime_type, match.mime_type)
         for match in matches
@@ -226,7 +226,7 @@ def _known_types(head: bytes) -> set[str]:
 
 
 class _Header:
-    """A stream that gives little, so that no image, however it is made, takes long to be measured."""
+    """A stream that limits reads, so that a crafted image cannot make measuring slow."""
 
     #: An Exif block has the orientation near its start, and the other tables are small.
     MAX_READ = 4096
@@ -235,7 +235,7 @@ class _Header:
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._reads = 0
-        #: What the stream raised; imagesize takes it for an image that is broken.
+        #: The error of the stream, which imagesize takes for a broken image.
         self.failure: StoreError | OSError | None = None
 
     def read(self, size: int = -1) -> bytes:

@@ -374,7 +374,7 @@ def _watch(reference: weakref.ref[Uploads]) -> None:
     gevent = running_gevent()
     while True:
         if gevent is None:
-            time.sleep(LOOK_INTERVAL)
+            time.sleep(LOOK_INTERVAL)  # between two looks: other processes change the spool without a word
         else:
             gevent.sleep(LOOK_INTERVAL, ref=False)  # gevent.wait() does not wait for it
         uploads = reference()

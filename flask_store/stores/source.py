@@ -94,7 +94,7 @@ def opened(stream: IO[bytes], filename: str | None) -> Iterator[Source]:
             source = _measured(stream, copies)
         try:
             yield source
-        except Exception:
+        except Exception:  # each is raised again, or its cause: the error of reading
             if isinstance(source.error, OSError):
                 raise _reading_error(filename, source.error) from source.error
             if source.error is not None:

@@ -680,7 +680,7 @@ def test_what_cannot_succeed_is_kept_until_somebody_has_mended_it(machine, s3, s
 def test_what_was_given_up_is_tried_again_by_a_process_that_does_nothing_else(machine, s3, s3_session, first):
     absent = s3.resource(s3_session).Bucket(f"test-{uuid.uuid4()}")
     script = machine.start(
-        "print(save(b'content'), flush=True)\nwhile True: time.sleep(0.1)",
+        "print(save(b'content'), flush=True)\nwhile True: time.sleep(0.1)  # idle, until it is killed",
         first=f"{first}\nimport os; os.environ['FLASK_STORE_S3_BUCKET'] = {absent.name!r}\n"
         "import flask_store.stores.background; flask_store.stores.background.LOOK_INTERVAL = 0.2",
     )
